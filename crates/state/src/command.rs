@@ -1,0 +1,432 @@
+//! What can be proposed and what is answered. Every type here is a prost message with explicit tags: this module is
+//! the format of the log and of forwarded proposals. Tags are never reused; [`Command::format`] names the version.
+
+use bytes::Bytes;
+
+/// A revision of the store: 1 when empty, +1 for every transaction that changed something.
+pub type Revision = i64;
+/// A lease's id; 0 is no lease.
+pub type LeaseId = i64;
+
+/// The version that this build writes into [`Command::format`].
+pub const FORMAT: u32 = 1;
+
+/// One version of a key.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeyValue {
+    /// User key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Revision of the creation of this generation.
+    #[prost(int64, tag = "2")]
+    pub create_revision: Revision,
+    /// Revision of this version.
+    #[prost(int64, tag = "3")]
+    pub mod_revision: Revision,
+    /// 1 at creation, +1 with each put; 0 is a tombstone.
+    #[prost(int64, tag = "4")]
+    pub version: i64,
+    /// User value.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub value: Bytes,
+    /// The attached lease, or 0.
+    #[prost(int64, tag = "6")]
+    pub lease: LeaseId,
+}
+
+/// What happened to one key at one revision.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Event {
+    /// True for a deletion: then `kv` holds the key and the revision only.
+    #[prost(bool, tag = "1")]
+    pub delete: bool,
+    /// The new version.
+    #[prost(message, required, tag = "2")]
+    pub kv: KeyValue,
+    /// The version before, if there was one.
+    #[prost(message, optional, tag = "3")]
+    pub prev_kv: Option<KeyValue>,
+    /// Position inside the revision: 0, 1, … in order of effect.
+    #[prost(uint32, tag = "4")]
+    pub sub: u32,
+}
+
+/// The envelope of everything that is replicated.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Command {
+    /// See [`FORMAT`]. A format that is newer than this build's stops the node at apply.
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// What to do.
+    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    pub body: Option<Body>,
+}
+
+/// The kinds of commands.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Body {
+    /// Write a key.
+    #[prost(message, tag = "2")]
+    Put(Put),
+    /// Delete a range.
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRange),
+    /// Compare, then one of two branches, as one revision.
+    #[prost(message, tag = "4")]
+    Txn(Txn),
+    /// Forget history below a revision.
+    #[prost(message, tag = "5")]
+    Compact(Compact),
+    /// Create a lease.
+    #[prost(message, tag = "6")]
+    LeaseGrant(LeaseGrant),
+    /// Delete a lease and its keys, as one revision.
+    #[prost(message, tag = "7")]
+    LeaseRevoke(LeaseRevoke),
+    /// Raise or clear an alarm.
+    #[prost(message, tag = "8")]
+    Alarm(Alarm),
+    /// A member announces its name and client URLs.
+    #[prost(message, tag = "9")]
+    PublishMember(PublishMember),
+}
+
+/// See etcd's `PutRequest`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct Put {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
+    #[prost(int64, tag = "3")]
+    pub lease: LeaseId,
+    #[prost(bool, tag = "4")]
+    pub prev_kv: bool,
+    #[prost(bool, tag = "5")]
+    pub ignore_value: bool,
+    #[prost(bool, tag = "6")]
+    pub ignore_lease: bool,
+}
+
+/// See etcd's `DeleteRangeRequest`. `range_end` as in [`Range`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct DeleteRange {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub range_end: Bytes,
+    #[prost(bool, tag = "3")]
+    pub prev_kv: bool,
+}
+
+/// See etcd's `RangeRequest`. An empty `range_end` is the single key; `"\0"` is every key from `key` on.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct Range {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub limit: i64,
+    #[prost(int64, tag = "4")]
+    pub revision: Revision,
+    #[prost(enumeration = "SortOrder", tag = "5")]
+    pub sort_order: i32,
+    #[prost(enumeration = "SortTarget", tag = "6")]
+    pub sort_target: i32,
+    /// Answered from this member's state, without asking for the leader. Without effect inside `state`.
+    #[prost(bool, tag = "7")]
+    pub serializable: bool,
+    #[prost(bool, tag = "8")]
+    pub keys_only: bool,
+    #[prost(bool, tag = "9")]
+    pub count_only: bool,
+    #[prost(int64, tag = "10")]
+    pub min_mod_revision: Revision,
+    #[prost(int64, tag = "11")]
+    pub max_mod_revision: Revision,
+    #[prost(int64, tag = "12")]
+    pub min_create_revision: Revision,
+    #[prost(int64, tag = "13")]
+    pub max_create_revision: Revision,
+}
+
+/// See [`Range::sort_order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+#[allow(missing_docs)]
+pub enum SortOrder {
+    None = 0,
+    Ascend = 1,
+    Descend = 2,
+}
+
+/// See [`Range::sort_target`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+#[allow(missing_docs)]
+pub enum SortTarget {
+    Key = 0,
+    Version = 1,
+    Create = 2,
+    Mod = 3,
+    Value = 4,
+}
+
+/// See etcd's `TxnRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+#[allow(missing_docs)]
+pub struct Txn {
+    #[prost(message, repeated, tag = "1")]
+    pub compare: Vec<Compare>,
+    #[prost(message, repeated, tag = "2")]
+    pub success: Vec<TxnOp>,
+    #[prost(message, repeated, tag = "3")]
+    pub failure: Vec<TxnOp>,
+}
+
+/// See etcd's `Compare`: every key of the range must satisfy it; an empty range counts as one missing key.
+#[derive(Clone, PartialEq, prost::Message)]
+#[allow(missing_docs)]
+pub struct Compare {
+    #[prost(enumeration = "CompareResult", tag = "1")]
+    pub result: i32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub range_end: Bytes,
+    #[prost(oneof = "CompareTarget", tags = "4, 5, 6, 7, 8")]
+    pub target: Option<CompareTarget>,
+}
+
+/// What is compared, and with what.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+#[allow(missing_docs)]
+pub enum CompareTarget {
+    #[prost(int64, tag = "4")]
+    Version(i64),
+    #[prost(int64, tag = "5")]
+    Create(Revision),
+    #[prost(int64, tag = "6")]
+    Mod(Revision),
+    #[prost(bytes = "bytes", tag = "7")]
+    Value(Bytes),
+    #[prost(int64, tag = "8")]
+    Lease(LeaseId),
+}
+
+/// How a compare must come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+#[allow(missing_docs)]
+pub enum CompareResult {
+    Equal = 0,
+    Greater = 1,
+    Less = 2,
+    NotEqual = 3,
+}
+
+/// One operation of a branch.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TxnOp {
+    /// Absent is etcd's "key not found" for an empty RequestOp.
+    #[prost(oneof = "TxnOpBody", tags = "1, 2, 3, 4")]
+    pub body: Option<TxnOpBody>,
+}
+
+/// The kinds of operations of a branch.
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[allow(missing_docs)]
+pub enum TxnOpBody {
+    #[prost(message, tag = "1")]
+    Range(Range),
+    #[prost(message, tag = "2")]
+    Put(Put),
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRange),
+    #[prost(message, tag = "4")]
+    Txn(Txn),
+}
+
+/// History below `revision` may go; `revision` itself stays readable.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct Compact {
+    #[prost(int64, tag = "1")]
+    pub revision: Revision,
+    #[prost(bool, tag = "2")]
+    pub physical: bool,
+}
+
+/// The id is chosen before it is proposed (never 0): apply is deterministic.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct LeaseGrant {
+    #[prost(int64, tag = "1")]
+    pub id: LeaseId,
+    #[prost(uint64, tag = "2")]
+    pub ttl_ms: u64,
+}
+
+/// Asked for by a client, or proposed by the leader's lessor when the lease is due.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct LeaseRevoke {
+    #[prost(int64, tag = "1")]
+    pub id: LeaseId,
+}
+
+/// Alarms stand until they are cleared; there is at most one of a kind per member.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct Alarm {
+    /// False raises, true clears.
+    #[prost(bool, tag = "1")]
+    pub clear: bool,
+    /// 0 with `clear`: every member's.
+    #[prost(uint64, tag = "2")]
+    pub member: u64,
+    #[prost(enumeration = "AlarmKind", tag = "3")]
+    pub kind: i32,
+}
+
+/// etcd's alarm types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+#[allow(missing_docs)]
+pub enum AlarmKind {
+    None = 0,
+    NoSpace = 1,
+    Corrupt = 2,
+}
+
+/// The attributes of a member that only it knows.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct PublishMember {
+    #[prost(uint64, tag = "1")]
+    pub member: u64,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(string, repeated, tag = "3")]
+    pub client_urls: Vec<String>,
+}
+
+/// What a command came to: an answer, or a refusal that is an answer too (both are replicated decisions).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reply {
+    /// The store's revision after the command (for a change: the revision of the change).
+    #[prost(int64, tag = "1")]
+    pub revision: Revision,
+    /// Absent only in a message that is malformed.
+    #[prost(oneof = "ReplyBody", tags = "2, 3, 4, 5, 6, 7")]
+    pub body: Option<ReplyBody>,
+}
+
+/// The kinds of answers.
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[allow(missing_docs)]
+pub enum ReplyBody {
+    #[prost(enumeration = "Rejection", tag = "2")]
+    Rejected(i32),
+    #[prost(message, tag = "3")]
+    Put(PutReply),
+    #[prost(message, tag = "4")]
+    DeleteRange(DeleteRangeReply),
+    #[prost(message, tag = "5")]
+    Txn(TxnReply),
+    /// Compact, LeaseRevoke, Alarm, PublishMember.
+    #[prost(message, tag = "6")]
+    Done(Done),
+    #[prost(message, tag = "7")]
+    LeaseGrant(LeaseGrant),
+}
+
+/// Nothing to say beyond the revision.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Done {}
+
+/// Why a command or a read was refused. The etcd crate maps each to etcd's code and exact text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+#[allow(missing_docs)]
+pub enum Rejection {
+    Unspecified = 0,
+    EmptyKey = 1,
+    KeyNotFound = 2,
+    ValueProvided = 3,
+    LeaseProvided = 4,
+    LeaseNotFound = 5,
+    LeaseExists = 6,
+    LeaseTtlTooLarge = 7,
+    DuplicateKey = 8,
+    Compacted = 9,
+    FutureRevision = 10,
+    NoSpace = 11,
+    Corrupt = 12,
+    InvalidSortOption = 13,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct PutReply {
+    #[prost(message, optional, tag = "1")]
+    pub prev_kv: Option<KeyValue>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct DeleteRangeReply {
+    #[prost(int64, tag = "1")]
+    pub deleted: i64,
+    #[prost(message, repeated, tag = "2")]
+    pub prev_kvs: Vec<KeyValue>,
+}
+
+/// `count` is the number of keys in the range, whatever the limit and the filters (see reference, etcd semantics).
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct RangeReply {
+    #[prost(message, repeated, tag = "1")]
+    pub kvs: Vec<KeyValue>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    #[prost(int64, tag = "3")]
+    pub count: i64,
+    /// The store's revision when it was read (inside a transaction: +1 once an earlier op has written).
+    #[prost(int64, tag = "4")]
+    pub revision: Revision,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[allow(missing_docs)]
+pub struct TxnReply {
+    #[prost(bool, tag = "1")]
+    pub succeeded: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub replies: Vec<TxnOpReply>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[allow(missing_docs)]
+pub struct TxnOpReply {
+    #[prost(oneof = "TxnOpReplyBody", tags = "1, 2, 3, 4")]
+    pub body: Option<TxnOpReplyBody>,
+}
+
+/// The answers inside a transaction, one per operation of the branch that ran.
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[allow(missing_docs)]
+pub enum TxnOpReplyBody {
+    #[prost(message, tag = "1")]
+    Range(RangeReply),
+    #[prost(message, tag = "2")]
+    Put(PutReply),
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRangeReply),
+    #[prost(message, tag = "4")]
+    Txn(TxnReply),
+}
