@@ -1,0 +1,60 @@
+//! Debian packages that a fresh machine lacks.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run;
+
+/// A package and a file that it brings.
+pub(crate) type Package = (&'static str, &'static str);
+
+/// What `quorate demo` needs.
+pub(crate) const FOR_DEMO: &[Package] = &[("postgresql-15", "/usr/lib/postgresql/15/bin/postgres")];
+
+/// What the tests drive: PostgreSQL, unmodified etcd clients, and HAProxy.
+pub(crate) const FOR_TESTS: &[Package] = &[
+    ("postgresql-15", "/usr/lib/postgresql/15/bin/postgres"),
+    ("etcd-client", "/usr/bin/etcdctl"),
+    ("etcd-server", "/usr/bin/etcd"),
+    ("haproxy", "/usr/sbin/haproxy"),
+];
+
+/// Installs what is missing and says so. The distribution's own clusters and services are neither created nor started.
+pub(crate) fn install(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> =
+        packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing by apt: {}", missing.join(", "));
+    if run::output("id", &["-u"])?.trim() != "0" {
+        bail!("not root: run `sudo apt-get install {}` and try again", missing.join(" "));
+    }
+    // A package's post-installation script starts services only if policy-rc.d lets it: ours says no for this one run.
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let ours = !policy.exists();
+    if ours {
+        std::fs::write(policy, "#!/bin/sh\nexit 101\n").context("cannot write /usr/sbin/policy-rc.d")?;
+        run::output("chmod", &["755", "/usr/sbin/policy-rc.d"])?;
+    }
+    let result = apt(&missing);
+    if ours {
+        std::fs::remove_file(policy).context("cannot remove /usr/sbin/policy-rc.d")?;
+    }
+    result
+}
+
+fn apt(missing: &[&str]) -> Result<()> {
+    let mut args = vec![
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "install",
+        "--yes",
+        "--quiet",
+        "--no-install-recommends",
+    ];
+    args.extend_from_slice(missing);
+    run::command("apt-get", &["update", "--quiet"])?;
+    run::command("env", &args)
+}
