@@ -1,2 +1,22 @@
 //! The protobuf messages and tonic stubs of `proto/`, and nothing else.
+//!
+//! One module per protobuf package, named as the package's own references expect them (the generated code says
+//! `super::mvccpb::KeyValue`). `bytes` fields are [`bytes::Bytes`]: a decoded key or value shares the buffer of
+//! the message that brought it. Clients and servers are generated side by side, because the same packages are
+//! spoken by the server crates, by `quoratectl` and by the tests.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
+
+/// etcd's key-value and event messages.
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
+
+/// etcd's permission messages.
+pub mod authpb {
+    tonic::include_proto!("authpb");
+}
+
+/// etcd's v3 services: KV, Watch, Lease, Cluster, Maintenance, Auth.
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
