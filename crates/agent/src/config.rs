@@ -1,0 +1,94 @@
+//! What an agent is started with: the local half of the configuration, which only this node's file can say.
+//!
+//! Everything that the whole cluster must agree on (ttl, synchronous mode, PostgreSQL parameters) lives in the
+//! `/config` key and reaches the agent through its watch. [`AgentConfig::bootstrap`] is only the seed of that key: it is
+//! read once, by the node that wins the initialisation race, and never again (Patroni's `bootstrap.dcs`).
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// The local settings of one agent.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The cluster's name, Patroni's `scope`.
+    pub scope: String,
+    /// The prefix of the cluster's keys, Patroni's `namespace`. Default `/service/`; slashes are normalised.
+    pub namespace: String,
+    /// This member's name, unique in the cluster.
+    pub name: String,
+    /// `host:port` by which other members and clients reach this PostgreSQL (`postgresql.connect_address`).
+    pub postgresql_address: String,
+    /// `postgresql.proxy_address`: published for clients, never used by the agent.
+    pub proxy_address: Option<String>,
+    /// The REST API.
+    pub rest: RestConfig,
+    /// Patroni's tags (`nofailover`, `clonefrom`, `noloadbalance`, …, and the operator's own) as written.
+    pub tags: Map<String, Value>,
+    /// The first content of the `/config` key (`bootstrap.dcs`).
+    pub bootstrap: Map<String, Value>,
+    /// Called by `POST /reload`, after which the caller may hand in new tags with [`crate::Agent::set_tags`].
+    pub on_reload: Option<Hook>,
+}
+
+/// The REST API's addresses and, if unsafe methods need it, the password.
+#[derive(Debug, Clone)]
+pub struct RestConfig {
+    /// `host:port` to listen on (`restapi.listen`).
+    pub listen: String,
+    /// `host:port` that is published as `api_url` (`restapi.connect_address`).
+    pub connect_address: String,
+    /// Basic authentication for POST, PUT, PATCH and DELETE.
+    pub authentication: Option<Credentials>,
+}
+
+/// A name and a password. `Debug` does not show the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// Something the binary wants to be told.
+#[derive(Clone)]
+pub struct Hook(pub Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Hook")
+    }
+}
+
+impl AgentConfig {
+    /// `/<namespace>/<scope>/`, with single slashes.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        let mut prefix = String::from("/");
+        for part in self.namespace.split('/').chain(self.scope.split('/')).filter(|part| !part.is_empty()) {
+            prefix.push_str(part);
+            prefix.push('/');
+        }
+        prefix
+    }
+
+    /// The URL under which this member's REST API is published.
+    #[must_use]
+    pub fn api_url(&self) -> String {
+        format!("http://{}/patroni", self.rest.connect_address)
+    }
+
+    /// The URL under which this member's PostgreSQL is published.
+    #[must_use]
+    pub fn conn_url(&self) -> String {
+        format!("postgres://{}/postgres", self.postgresql_address)
+    }
+}
