@@ -20,3 +20,8 @@ pub mod authpb {
 pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");
 }
+
+/// Between members: Raft, formation, forwarded requests; and consensus' own records on disk.
+pub mod raft {
+    tonic::include_proto!("quorate.raft.v1");
+}
