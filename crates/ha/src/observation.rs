@@ -1,0 +1,54 @@
+//! The one input of a decision: everything known at one moment. A production decision can be replayed from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::cluster::{LeaseId, MemberRecord, StoreFacts};
+use crate::facts::{InstanceFacts, Moment, OperationFacts};
+use crate::policy::Policy;
+
+/// Everything that a decision may depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// When it was made.
+    pub now: Moment,
+    /// What is wanted.
+    pub policy: Policy,
+    /// The local instance, first hand.
+    pub instance: InstanceFacts,
+    /// The operation slot.
+    pub operation: OperationFacts,
+    /// The cluster, as the store says.
+    pub store: StoreFacts,
+    /// Last known records of every member this node has ever seen, by name, whether or not their keys still exist.
+    pub remembered: BTreeMap<String, MemberRecord>,
+    /// Our member lease, if we have one.
+    pub member_lease: Option<LeaseFacts>,
+    /// Our primary lease, if we have one. Kept (and not renewed) after a fence, forgotten when it is released,
+    /// answered as unknown by the store, or replaced.
+    pub primary_lease: Option<LeaseFacts>,
+    /// Time until the `/failover` request is due, zero from then on (the agent compares `scheduled_at` with the wall
+    /// clock: a decision has none). None: no request, or no schedule in it.
+    pub scheduled_in: Option<Duration>,
+    /// What this node knows about the voters of the store.
+    pub voters: VoterFacts,
+}
+
+/// A lease of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseFacts {
+    /// Which.
+    pub id: LeaseId,
+    /// It cannot expire in the store before this: the moment before the last confirmed renewal (or grant) was SENT,
+    /// plus its ttl.
+    pub valid_until: Moment,
+}
+
+/// For the placement of the store's leader. Never a permission to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VoterFacts {
+    /// The store's leader is this node.
+    pub leads_here: bool,
+    /// Another voter is connected and caught up enough to lead.
+    pub other_healthy: bool,
+}
