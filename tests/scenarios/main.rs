@@ -1,0 +1,80 @@
+//! Does real PostgreSQL fail over without losing an acknowledged commit? The drill's stories, judged.
+//!
+//! One cluster at a time: every story here has the machine for itself, so that a time it prints means something. Times
+//! are printed, never asserted, except the one that is a safety rule: no acknowledgement beyond the lease.
+
+#![allow(clippy::print_stdout, reason = "times are printed, not asserted")]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use quorate_drill::observer::Timeline;
+use quorate_drill::report::Report;
+use quorate_drill::{Cluster, stories};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A story that failed has said so; the next one may still run.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tell(
+    ttl_s: u64,
+    mode: &str,
+    story: impl AsyncFnOnce(&mut Cluster, &Timeline) -> Result<Report>,
+) -> Report {
+    let _alone = alone();
+    let (dir, mut cluster) = quorate_tests::cluster(ttl_s, mode);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let timeline = Timeline::new(true);
+    let result = runtime.block_on(async {
+        let result = async {
+            stories::build(&mut cluster, &timeline).await?;
+            story(&mut cluster, &timeline).await
+        }
+        .await;
+        cluster.stop(Duration::from_secs(20)).await.unwrap();
+        result
+    });
+    let report = match result {
+        Ok(report) => report,
+        Err(error) => {
+            let kept = dir.keep();
+            panic!("{error:#}\nlogs are kept in {}", kept.display());
+        }
+    };
+    println!("{}", report.closing());
+    if !report.passed() {
+        let kept = dir.keep();
+        panic!("{}\nlogs are kept in {}", report.closing(), kept.display());
+    }
+    report
+}
+
+#[test]
+fn the_loss_of_the_primary_loses_nothing_in_sync_mode() {
+    let report = tell(3, "on", async |cluster, timeline| stories::failover(cluster, timeline, 2).await);
+    assert_eq!(report.rounds.len(), 2);
+    for round in &report.rounds {
+        assert_ne!(round.from, round.to, "somebody else must have taken over");
+    }
+    let timelines: Vec<u32> = report.rounds.iter().filter_map(|round| round.timeline).collect();
+    assert!(timelines.windows(2).all(|pair| pair[0] < pair[1]), "timelines only grow: {timelines:?}");
+}
+
+#[test]
+fn without_a_quorum_nothing_is_acknowledged_beyond_the_lease_sync() {
+    tell(3, "on", async |cluster, timeline| stories::quorum_loss(cluster, timeline).await);
+}
+
+#[test]
+fn without_a_quorum_nothing_is_acknowledged_beyond_the_lease_async() {
+    tell(3, "off", async |cluster, timeline| stories::quorum_loss(cluster, timeline).await);
+}
+
+#[test]
+fn all_nodes_killed_at_once_come_back_with_everything() {
+    tell(3, "on", async |cluster, timeline| stories::all_killed(cluster, timeline).await);
+}
