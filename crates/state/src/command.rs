@@ -2,6 +2,9 @@
 //! the format of the log and of forwarded proposals. Tags are never reused; [`Command::format`] names the version.
 
 use bytes::Bytes;
+use prost::Message;
+
+use crate::Fault;
 
 /// A revision of the store: 1 when empty, +1 for every transaction that changed something.
 pub type Revision = i64;
@@ -10,6 +13,10 @@ pub type LeaseId = i64;
 
 /// The version that this build writes into [`Command::format`].
 pub const FORMAT: u32 = 1;
+
+/// How deep transactions may be nested, the outermost one counted. A decoder gives up at 100 nested messages and a nested
+/// transaction takes two: a deeper command could be proposed but not applied, which would stop every member.
+pub const MAX_TXN_DEPTH: usize = 32;
 
 /// One version of a key.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -60,6 +67,77 @@ pub struct Command {
     /// What to do.
     #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub body: Option<Body>,
+}
+
+impl Command {
+    /// In this build's format.
+    pub fn new(body: Body) -> Command {
+        Command { format: FORMAT, body: Some(body) }
+    }
+
+    /// Writes `key` without a lease.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
+        Command::put_with_lease(key, value, 0)
+    }
+
+    /// Writes `key`, attached to `lease`.
+    pub fn put_with_lease(key: impl Into<Bytes>, value: impl Into<Bytes>, lease: LeaseId) -> Command {
+        Command::new(Body::Put(Put { key: key.into(), value: value.into(), lease, ..Put::default() }))
+    }
+
+    /// Deletes the single `key`.
+    pub fn delete(key: impl Into<Bytes>) -> Command {
+        Command::delete_range(key, Bytes::new())
+    }
+
+    /// Deletes a range; `range_end` as in [`Range`].
+    pub fn delete_range(key: impl Into<Bytes>, range_end: impl Into<Bytes>) -> Command {
+        let delete = DeleteRange { key: key.into(), range_end: range_end.into(), prev_kv: false };
+        Command::new(Body::DeleteRange(delete))
+    }
+
+    /// Compares, then runs one of the branches.
+    pub fn txn(txn: Txn) -> Command {
+        Command::new(Body::Txn(txn))
+    }
+
+    /// Forgets history below `revision`.
+    pub fn compact(revision: Revision) -> Command {
+        Command::new(Body::Compact(Compact { revision, physical: false }))
+    }
+
+    /// Creates a lease.
+    pub fn lease_grant(id: LeaseId, ttl_ms: u64) -> Command {
+        Command::new(Body::LeaseGrant(LeaseGrant { id, ttl_ms }))
+    }
+
+    /// Deletes a lease and its keys.
+    pub fn lease_revoke(id: LeaseId) -> Command {
+        Command::new(Body::LeaseRevoke(LeaseRevoke { id }))
+    }
+
+    /// The bytes of the log. Refused with [`Rejection::TooDeep`] if no member could decode them.
+    pub fn encode_to_bytes(&self) -> Result<Bytes, Rejection> {
+        match &self.body {
+            Some(Body::Txn(txn)) if txn.is_deeper_than(MAX_TXN_DEPTH) => Err(Rejection::TooDeep),
+            _ => Ok(self.encode_to_vec().into()),
+        }
+    }
+
+    /// Reads the bytes of the log. Values stay slices of `bytes`.
+    pub fn decode_bytes(bytes: Bytes) -> Result<Command, Fault> {
+        let command = Command::decode(bytes).map_err(Fault::UndecodableCommand)?;
+        command.check_format()?;
+        Ok(command)
+    }
+
+    pub(crate) fn check_format(&self) -> Result<&Body, Fault> {
+        if !(1..=FORMAT).contains(&self.format) {
+            return Err(Fault::UnknownFormat { format: self.format });
+        }
+        // The format is bumped for every new kind, so this is damage or a mistake of a newer build.
+        self.body.as_ref().ok_or(Fault::UnknownCommand)
+    }
 }
 
 /// The kinds of commands.
@@ -186,6 +264,49 @@ pub struct Txn {
     pub success: Vec<TxnOp>,
     #[prost(message, repeated, tag = "3")]
     pub failure: Vec<TxnOp>,
+}
+
+impl Txn {
+    /// Nothing can change, whichever branch runs.
+    pub fn is_read_only(&self) -> bool {
+        self.operations().all(|op| match &op.body {
+            Some(TxnOpBody::Range(_)) | None => true,
+            Some(TxnOpBody::Put(_) | TxnOpBody::DeleteRange(_)) => false,
+            Some(TxnOpBody::Txn(nested)) => nested.is_read_only(),
+        })
+    }
+
+    /// Every operation of both branches is a serializable range (etcd's rule: one linearizable range makes it linearizable).
+    pub fn is_serializable(&self) -> bool {
+        self.operations().all(|op| match &op.body {
+            Some(TxnOpBody::Range(range)) => range.serializable,
+            Some(TxnOpBody::Put(_) | TxnOpBody::DeleteRange(_)) => false,
+            Some(TxnOpBody::Txn(nested)) => nested.is_serializable(),
+            None => true,
+        })
+    }
+
+    /// Some branch, nested ones included, puts.
+    pub(crate) fn has_put(&self) -> bool {
+        self.operations().any(|op| match &op.body {
+            Some(TxnOpBody::Put(_)) => true,
+            Some(TxnOpBody::Range(_) | TxnOpBody::DeleteRange(_)) | None => false,
+            Some(TxnOpBody::Txn(nested)) => nested.has_put(),
+        })
+    }
+
+    /// Stops descending at `depth`, so that the check itself is bounded.
+    pub(crate) fn is_deeper_than(&self, depth: usize) -> bool {
+        depth == 0
+            || self.operations().any(|op| match &op.body {
+                Some(TxnOpBody::Txn(nested)) => nested.is_deeper_than(depth - 1),
+                Some(TxnOpBody::Range(_) | TxnOpBody::Put(_) | TxnOpBody::DeleteRange(_)) | None => false,
+            })
+    }
+
+    fn operations(&self) -> impl Iterator<Item = &TxnOp> {
+        self.success.iter().chain(&self.failure)
+    }
 }
 
 /// See etcd's `Compare`: every key of the range must satisfy it; an empty range counts as one missing key.
@@ -368,6 +489,20 @@ pub enum Rejection {
     NoSpace = 11,
     Corrupt = 12,
     InvalidSortOption = 13,
+    /// Transactions nested deeper than [`MAX_TXN_DEPTH`].
+    TooDeep = 14,
+}
+
+impl Reply {
+    /// Why it was refused, if it was.
+    pub fn rejection(&self) -> Option<Rejection> {
+        match self.body {
+            Some(ReplyBody::Rejected(code)) => {
+                Some(Rejection::try_from(code).unwrap_or(Rejection::Unspecified))
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
