@@ -1,6 +1,10 @@
 //! What can go wrong with a disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What an operator does about a damaged log or snapshot: the other members hold the same data.
+pub(crate) const REPLACE_MEMBER: &str =
+    "start this member with an empty data directory: it will be replaced and catch up from the others";
 
 /// Split by what the caller may do: nothing here is retried; a node that meets one stops with the sentence.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,21 @@ pub enum StorageError {
         /// What the operator can do.
         remedy: &'static str,
     },
+    /// Another process works in this directory. Stop it, or choose another directory.
+    #[error("{path} is in use by another process{}", holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), path = path.display())]
+    Locked {
+        /// The locked directory.
+        path: PathBuf,
+        /// Who holds it, if the lock file tells.
+        holder: Option<u32>,
+    },
+    /// A frozen view was given up, because too much was overwritten while it was read or the content was replaced.
+    /// Nothing is lost: freeze again.
+    #[error("the frozen view of the database was given up: {reason}")]
+    Thawed {
+        /// Why.
+        reason: &'static str,
+    },
     /// The engine's own failure (sled).
     #[error("the database in {path} failed", path = path.display())]
     Engine {
@@ -37,4 +56,37 @@ pub enum StorageError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl StorageError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StorageError {
+        let path = path.to_path_buf();
+        move |source| StorageError::Io { action, path, source }
+    }
+
+    pub(crate) fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> StorageError {
+        StorageError::Damaged { path: path.to_path_buf(), offset, what: what.into(), remedy: REPLACE_MEMBER }
+    }
+
+    /// The sentence with its causes, for places that can carry only one string.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
+    /// The kind of the kernel's answer, where there is one.
+    pub(crate) fn kind(&self) -> std::io::ErrorKind {
+        match self {
+            StorageError::Io { source, .. } => source.kind(),
+            StorageError::Damaged { .. } => std::io::ErrorKind::InvalidData,
+            StorageError::Locked { .. } => std::io::ErrorKind::ResourceBusy,
+            StorageError::Thawed { .. } | StorageError::Engine { .. } => std::io::ErrorKind::Other,
+        }
+    }
 }

@@ -1,12 +1,19 @@
 //! Bytes that survive a crash: the [`Log`] (append, sync, truncate, purge, vote), [`Snapshots`] (files), and the ordered
 //! [`Engine`] over sled with a memory twin. Synchronous; knows nothing of Raft beyond positions.
 
+mod directory;
 pub mod engine;
 pub mod error;
+mod freeze;
 pub mod log;
+pub mod memory;
+pub mod sled;
 pub mod snapshot_files;
 
-pub use engine::Engine;
+pub use directory::DirLock;
+pub use engine::{Engine, Frozen};
 pub use error::StorageError;
-pub use log::{Completion, Entry, Log, LogOptions, Position, Vote};
-pub use snapshot_files::{SnapshotMeta, Snapshots};
+pub use log::{Completion, Entry, Log, LogOptions, OnSync, Position, Vote};
+pub use memory::MemoryEngine;
+pub use sled::{Opened, RebuildReason, SledEngine};
+pub use snapshot_files::{FoundSnapshot, SnapshotMeta, Snapshots};
