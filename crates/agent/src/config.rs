@@ -6,8 +6,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use quorate_pg::BootstrapOptions;
 use serde_json::{Map, Value};
+
+/// SIGKILL to a postmaster and a few hundred backends, measured in milliseconds, with room for a loaded machine.
+pub const STOP_BUDGET: Duration = Duration::from_millis(500);
+/// Clock rates differ by far less than a part in a thousand; scheduling on a loaded machine is what this is for.
+pub const MARGIN: Duration = Duration::from_millis(300);
 
 /// The local settings of one agent.
 #[derive(Debug, Clone)]
@@ -28,6 +35,12 @@ pub struct AgentConfig {
     pub tags: Map<String, Value>,
     /// The first content of the `/config` key (`bootstrap.dcs`).
     pub bootstrap: Map<String, Value>,
+    /// How to make a new cluster, if this node wins the initialisation race (`bootstrap.initdb`, users).
+    pub bootstrap_options: BootstrapOptions,
+    /// The longest that killing PostgreSQL may take. [`STOP_BUDGET`] by default.
+    pub stop_budget: Duration,
+    /// Kept free between the last possible write here and the first elsewhere. [`MARGIN`] by default.
+    pub margin: Duration,
     /// Called by `POST /reload`, after which the caller may hand in new tags with [`crate::Agent::set_tags`].
     pub on_reload: Option<Hook>,
 }
@@ -69,17 +82,6 @@ impl fmt::Debug for Hook {
 }
 
 impl AgentConfig {
-    /// `/<namespace>/<scope>/`, with single slashes.
-    #[must_use]
-    pub fn prefix(&self) -> String {
-        let mut prefix = String::from("/");
-        for part in self.namespace.split('/').chain(self.scope.split('/')).filter(|part| !part.is_empty()) {
-            prefix.push_str(part);
-            prefix.push('/');
-        }
-        prefix
-    }
-
     /// The URL under which this member's REST API is published.
     #[must_use]
     pub fn api_url(&self) -> String {
