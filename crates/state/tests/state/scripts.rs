@@ -1,0 +1,288 @@
+//! Runs the golden scripts. Each script runs on two stores at once: on one every command is a batch of its own, on the
+//! other all commands of a block are one chunk. After each block both must hold the same bytes.
+
+use std::error::Error;
+
+use quorate_state::{
+    Alarm, AlarmKind, Applier, Body, Command, Compact, Cursor, Event, PublishMember, Reply, alarms,
+    compact_slice, compacted, event_with_prev, events, hash_kv, lease, lease_keys, leases, members, range,
+    revision, txn_read,
+};
+
+use crate::memory::Memory;
+use crate::words::{self, Words};
+use crate::{oracle, print};
+
+#[derive(Default)]
+struct Script {
+    store: Memory,
+    chunked: Memory,
+    chunk: Vec<(Command, Reply, Vec<Event>)>,
+}
+
+impl Script {
+    fn apply(&mut self, body: Body) -> Result<Vec<String>, Box<dyn Error>> {
+        self.apply_command(Command::new(body))
+    }
+
+    fn apply_command(&mut self, command: Command) -> Result<Vec<String>, Box<dyn Error>> {
+        // As it travels: through the bytes of the log.
+        let bytes = command.encode_to_bytes().map_err(|rejection| format!("not proposed: {rejection:?}"))?;
+        let command = Command::decode_bytes(bytes)?;
+        let mut applier = Applier::new(&self.store);
+        let (reply, events) = applier.apply(&command)?;
+        let batch = applier.into_batch();
+        self.store.write(batch);
+        let lines = print::reply(&reply, &events);
+        self.chunk.push((command, reply, events));
+        Ok(lines)
+    }
+
+    fn flush(&mut self) {
+        let mut applier = Applier::new(&self.chunked);
+        for (command, reply, events) in self.chunk.drain(..) {
+            let again = applier.apply(&command).expect("it went well one by one");
+            assert_eq!(again, (reply, events), "in a chunk: {command:?}");
+        }
+        let batch = applier.into_batch();
+        self.chunked.write(batch);
+        assert_eq!(self.store, self.chunked, "one by one, and as a chunk");
+        oracle::check_leases(&self.store);
+    }
+
+    /// Physical compaction in slices of `max` versions, at most `slices` of them.
+    fn remove(&mut self, max: usize, slices: usize) -> String {
+        self.flush();
+        let mut cursor: Option<Cursor> = None;
+        let mut calls = 0;
+        while calls < slices {
+            let (batch, next) = compact_slice(&self.store, cursor, max).expect("readable");
+            self.store.write(batch.clone());
+            self.chunked.write(batch);
+            calls += 1;
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let state = if cursor.is_some() { "not finished" } else { "finished" };
+        // The progress mark is a pair too: count versions and events only.
+        let left = |store: &Memory| store.pairs.keys().filter(|key| matches!(key[0], 3 | 4)).count() / 2;
+        format!("{state} after {calls} slices, {} versions left", left(&self.store))
+    }
+
+    fn query(&mut self, name: &str, mut words: Words) -> Result<Vec<String>, Box<dyn Error>> {
+        let store = &self.store;
+        let refused = |rejection| vec![format!("refused: {rejection:?}")];
+        Ok(match name {
+            "get" => match range(store, &words::range(words)?)? {
+                Ok(reply) => print::range(&reply),
+                Err(rejection) => refused(rejection),
+            },
+            "events" => {
+                let from = words.next_number("from")?;
+                let max = words.named::<usize>("max")?;
+                let prev_kv: bool = words.named("prev_kv")?;
+                words.end()?;
+                match events(store, from, if max == 0 { usize::MAX } else { max })? {
+                    Ok(events) if events.is_empty() => vec!["nothing".to_owned()],
+                    Ok(events) => events
+                        .into_iter()
+                        .map(|event| {
+                            let event = if prev_kv { event_with_prev(store, event)? } else { event };
+                            Ok(print::event(&event))
+                        })
+                        .collect::<Result<_, quorate_state::Fault>>()?,
+                    Err(rejection) => refused(rejection),
+                }
+            }
+            "hash" => {
+                let at = words.named("rev")?;
+                words.end()?;
+                match hash_kv(store, at)? {
+                    Ok(hash) => vec![format!(
+                        "{:08x} at revision {}, compacted {}",
+                        hash.hash, hash.hash_revision, hash.compact_revision
+                    )],
+                    Err(rejection) => refused(rejection),
+                }
+            }
+            "leases" => {
+                words.end()?;
+                let mut lines = Vec::new();
+                for record in leases(store)? {
+                    assert_eq!(lease(store, record.id)?, Some(record));
+                    let keys: Vec<String> =
+                        lease_keys(store, record.id)?.iter().map(|key| print::text(key)).collect();
+                    lines.push(
+                        format!("{} for {} ms: {}", record.id, record.ttl_ms, keys.join(" ")).trim().into(),
+                    );
+                }
+                if lines.is_empty() { vec!["none".to_owned()] } else { lines }
+            }
+            "alarms" => {
+                words.end()?;
+                let lines: Vec<String> = alarms(store)?
+                    .iter()
+                    .map(|(member, kind)| format!("member {member}: {kind:?}"))
+                    .collect();
+                if lines.is_empty() { vec!["none".to_owned()] } else { lines }
+            }
+            "members" => {
+                words.end()?;
+                let members = members(store)?;
+                members
+                    .iter()
+                    .map(|member| format!("{} {} {}", member.id, member.name, member.client_urls.join(",")))
+                    .collect()
+            }
+            "status" => {
+                words.end()?;
+                vec![format!("revision {}, compacted {}", revision(store)?, compacted(store)?)]
+            }
+            "layout" => {
+                words.end()?;
+                let pairs = store.pairs.iter();
+                pairs.map(|(key, value)| format!("{} -> {}", print::text(key), print::text(value))).collect()
+            }
+            name => return Err(format!("{name} is no command").into()),
+        })
+    }
+
+    fn write(&mut self, name: &str, mut words: Words) -> Result<Option<Vec<String>>, Box<dyn Error>> {
+        let body = match name {
+            "put" => Body::Put(words::put(words)?),
+            "del" => Body::DeleteRange(words::delete(words)?),
+            "compact" => Body::Compact(Compact { revision: words.next_number("revision")?, physical: false }),
+            "grant" => {
+                return Ok(Some(self.apply_command(Command::lease_grant(
+                    words.next_number("id")?,
+                    words.next_number::<u64>("ttl in seconds")? * 1000,
+                ))?));
+            }
+            "revoke" => {
+                return Ok(Some(self.apply_command(Command::lease_revoke(words.next_number("id")?))?));
+            }
+            "alarm" => {
+                let clear = match words.next("raise or clear")?.as_str() {
+                    "raise" => false,
+                    "clear" => true,
+                    other => return Err(format!("{other} is neither raise nor clear").into()),
+                };
+                let kind = match words.next("kind")?.as_str() {
+                    "any" => AlarmKind::None,
+                    "nospace" => AlarmKind::NoSpace,
+                    "corrupt" => AlarmKind::Corrupt,
+                    other => return Err(format!("{other} is no alarm").into()),
+                };
+                Body::Alarm(Alarm { clear, member: words.next_number("member")?, kind: kind.into() })
+            }
+            "publish" => {
+                let (member, name) = (words.next_number("id")?, words.next("name")?);
+                Body::PublishMember(PublishMember { member, name, client_urls: words.rest() })
+            }
+            // A command as another build would write it.
+            "format" => {
+                let command = Command { format: words.next_number("format")?, ..Command::put("a", "1") };
+                return Ok(Some(self.apply_command(command)?));
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(self.apply(body)?))
+    }
+}
+
+impl goldenscript::Runner for Script {
+    type Command = goldenscript::Command;
+
+    fn run(
+        &mut self,
+        command: &goldenscript::Command,
+        context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        let words = Words::of(command);
+        let lines = if let Some(text) = command.name.strip_prefix("txn ") {
+            let txn = words::txn(text)?;
+            if context.tags.contains("read") {
+                assert!(txn.is_read_only(), "tagged as a read");
+                let serializable = if txn.is_serializable() { "serializable" } else { "linearizable" };
+                match txn_read(&self.store, &txn)? {
+                    Ok(reply) => [vec![serializable.to_owned()], print::txn(&reply)].concat(),
+                    Err(rejection) => vec![format!("refused: {rejection:?}")],
+                }
+            } else {
+                self.apply(Body::Txn(txn))?
+            }
+        } else if command.name == "remove" {
+            let mut words = words;
+            let (max, slices) = (words.named::<usize>("max")?, words.named::<usize>("slices")?);
+            words.end()?;
+            vec![self.remove(
+                if max == 0 { usize::MAX } else { max },
+                if slices == 0 { usize::MAX } else { slices },
+            )]
+        } else if command.name == "restore" {
+            // A snapshot is every pair; restoring it into an empty store gives the same store.
+            words.end()?;
+            self.flush();
+            let pairs: Vec<_> =
+                quorate_state::View::scan(&self.store, b"", b"", quorate_state::Direction::Forward)
+                    .collect::<Result<_, _>>()?;
+            let mut restored = Memory::default();
+            restored.pairs.extend(pairs);
+            assert_eq!(restored, self.store);
+            self.store = restored.clone();
+            self.chunked = restored;
+            vec!["restored".to_owned()]
+        } else {
+            match self.write(&command.name, Words::of(command))? {
+                Some(lines) => lines,
+                None => self.query(&command.name, words)?,
+            }
+        };
+        let mut output = lines.join("\n");
+        output.push('\n');
+        Ok(output)
+    }
+
+    fn end_block(&mut self, _block: &goldenscript::Block) -> Result<String, Box<dyn Error>> {
+        self.flush();
+        Ok(String::new())
+    }
+}
+
+fn run_all(area: &str) {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts").join(area);
+    let mut paths: Vec<_> = std::fs::read_dir(&directory)
+        .expect("the scripts")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "no scripts in {}", directory.display());
+    for path in paths {
+        println!("script {}", path.display());
+        goldenscript::run(&mut Script::default(), &path).expect("the script runs");
+    }
+}
+
+macro_rules! areas {
+    ($($area:ident)*) => {
+        // A module, because areas are called like the functions they test.
+        mod area {
+            $(#[test] fn $area() { super::run_all(stringify!($area)); })*
+        }
+
+        #[test]
+        fn every_area_is_run() {
+            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts");
+            let mut found: Vec<_> = std::fs::read_dir(root)
+                .expect("the scripts")
+                .map(|entry| entry.expect("an entry").file_name().into_string().expect("a plain name"))
+                .collect();
+            found.sort();
+            assert_eq!(found, [$(stringify!($area)),*]);
+        }
+    };
+}
+
+areas!(alarm compact delete fault hash history lease member put range snapshot txn);
