@@ -1,0 +1,492 @@
+//! The client side of the peer protocol: channels, and openraft's network over them.
+//!
+//! To each peer there are four connections (lanes), opened when first used:
+//!
+//! ```text
+//!   Append    one long-lived bidirectional stream per leadership, pipelined; entries
+//!   Urgent    heartbeats, votes, pre-votes, leadership transfer: never behind a burst
+//!   Snapshot  files
+//!   Request   forwarded proposals, read indexes, renewals; formation
+//! ```
+//!
+//! A heartbeat that waits behind a megabyte of entries or a snapshot is an election; separate connections have separate
+//! TCP windows and separate HTTP/2 flow control. A channel reconnects by itself when it is used again; connecting takes
+//! at most [`CONNECT`], and HTTP/2 pings find a peer that died without closing.
+//!
+//! Every call ends within a deadline. For the append stream, which lives as long as a leadership, the deadline is on
+//! progress: requests that are out and unanswered for [`PROGRESS`] end the stream, and openraft opens another one.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
+use quorate_wire::raft as wire;
+use quorate_wire::raft::peer_client::PeerClient;
+use quorate_wire::raft::raft_client::RaftClient;
+use tokio::io::AsyncReadExt;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::convert;
+use crate::state_machine::SnapshotFile;
+use crate::types::{Node, Snapshot, TypeConfig, Vote};
+
+/// A peer on a healthy network answers a connect in well under a millisecond; waiting longer only delays the retry.
+const CONNECT: Duration = Duration::from_millis(100);
+/// Opening the append stream, connecting included.
+const SETUP: Duration = Duration::from_millis(500);
+/// How often the append stream looks for progress; it ends after two looks without any. Longer than a sync on a bad disk.
+const PROGRESS: Duration = Duration::from_secs(2);
+/// HTTP/2 pings on idle connections, so that a peer that vanished is known before it is needed.
+const PING: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts at a peer that refuses connections: small beside an election, and a refused connect is cheap.
+const RETRY: Duration = Duration::from_millis(100);
+/// A snapshot may take this long plus a second for each [`SNAPSHOT_RATE`] bytes.
+const SNAPSHOT_BASE: Duration = Duration::from_secs(10);
+const SNAPSHOT_RATE: u64 = 4 << 20;
+/// Bytes of a snapshot file in one message.
+const SNAPSHOT_CHUNK: usize = 256 << 10;
+/// Chunks read ahead of the connection.
+const SNAPSHOT_READ_AHEAD: usize = 4;
+/// Largest message between peers: a page of entries (1 MiB) plus one entry of the largest size anybody configures.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+
+/// Names in the metadata of every call but `Hello`.
+pub(crate) const CLUSTER: &str = "quorate-cluster";
+pub(crate) const TARGET: &str = "quorate-target";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Lane {
+    Append,
+    Urgent,
+    Snapshot,
+    Request,
+}
+
+/// Channels to peers. Cheap to clone; clones share the connections.
+#[derive(Clone)]
+pub struct Peers {
+    channels: Arc<Mutex<HashMap<(String, Lane), Channel>>>,
+}
+
+impl Default for Peers {
+    fn default() -> Peers {
+        Peers::new()
+    }
+}
+
+/// Why a question to a peer has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It was never sent: nothing happened there.
+    #[error("{0} cannot be reached")]
+    Unreachable(String),
+    /// The peer refused it unread: a wrong cluster or target, or it is not ready.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have been received, and acted on.
+    #[error("{0} did not answer")]
+    Lost(String),
+}
+
+impl Peers {
+    /// No connection yet.
+    #[must_use]
+    pub fn new() -> Peers {
+        Peers { channels: Arc::default() }
+    }
+
+    /// The lane's channel to `url`, connected when first used.
+    fn channel(&self, url: &str, lane: Lane) -> Result<Channel, tonic::Status> {
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(&(url.to_owned(), lane)) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|error| tonic::Status::invalid_argument(format!("{url} is not a URL: {error}")))?;
+        let window = match lane {
+            Lane::Append | Lane::Snapshot | Lane::Request => 4 << 20,
+            Lane::Urgent => 64 << 10,
+        };
+        let channel = endpoint
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window)
+            .connect_lazy();
+        channels.insert((url.to_owned(), lane), channel.clone());
+        Ok(channel)
+    }
+
+    /// Introduces this member to whoever listens at `url`.
+    pub async fn hello(
+        &self,
+        url: &str,
+        hello: wire::HelloRequest,
+        deadline: Duration,
+    ) -> Result<wire::HelloResponse, AskError> {
+        let channel = self.channel(url, Lane::Request).map_err(|status| refused(url, &status))?;
+        let mut client = PeerClient::new(channel);
+        match tokio::time::timeout(deadline, client.hello(hello)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(ask_error(url, &status)),
+            Err(_) => Err(AskError::Lost(url.to_owned())),
+        }
+    }
+
+    /// Asks member `target` of cluster `cluster` at `url`.
+    pub async fn ask(
+        &self,
+        cluster: u64,
+        target: u64,
+        url: &str,
+        question: wire::question::Question,
+        deadline: Duration,
+    ) -> Result<wire::Answer, AskError> {
+        let channel = self.channel(url, Lane::Request).map_err(|status| refused(url, &status))?;
+        let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut request = tonic::Request::new(wire::Question { question: Some(question) });
+        address(&mut request, cluster, target);
+        request.set_timeout(deadline);
+        match tokio::time::timeout(deadline, client.ask(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(ask_error(url, &status)),
+            Err(_) => Err(AskError::Lost(url.to_owned())),
+        }
+    }
+}
+
+fn refused(url: &str, status: &tonic::Status) -> AskError {
+    AskError::Refused(format!("{url}: {}", status.message()))
+}
+
+fn ask_error(url: &str, status: &tonic::Status) -> AskError {
+    if never_connected(status) {
+        return AskError::Unreachable(url.to_owned());
+    }
+    match status.code() {
+        // Our own server answers these before it looks at the question.
+        tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
+            refused(url, status)
+        }
+        _ => AskError::Lost(url.to_owned()),
+    }
+}
+
+/// True when there was no connection to send anything over.
+fn never_connected(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Says whom a call is meant for. The receiver refuses what is not meant for it: addresses are re-used, ids are not.
+fn address<T>(request: &mut tonic::Request<T>, cluster: u64, target: u64) {
+    for (name, value) in [(CLUSTER, cluster), (TARGET, target)] {
+        if let Ok(value) = format!("{value:016x}").parse() {
+            request.metadata_mut().insert(name, value);
+        }
+    }
+}
+
+/// Makes openraft's clients.
+pub(crate) struct NetworkFactory {
+    peers: Peers,
+    cluster: u64,
+}
+
+impl NetworkFactory {
+    /// For a member of `cluster`.
+    #[must_use]
+    pub(crate) fn new(peers: Peers, cluster: u64) -> NetworkFactory {
+        NetworkFactory { peers, cluster }
+    }
+
+    fn network(&self, target: u64, node: &Node, lane: Lane) -> Network {
+        Network { peers: self.peers.clone(), cluster: self.cluster, target, url: node.url.clone(), lane }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> Network {
+        self.network(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Network {
+        self.network(target, node, Lane::Urgent)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Network {
+        self.network(target, node, Lane::Snapshot)
+    }
+}
+
+/// openraft's view of one peer.
+pub(crate) struct Network {
+    peers: Peers,
+    cluster: u64,
+    target: u64,
+    url: String,
+    /// Where `stream_append` goes; votes and transfers always take the urgent lane.
+    lane: Lane,
+}
+
+impl Network {
+    fn client(&self, lane: Lane) -> Result<RaftClient<Channel>, RPCError<TypeConfig>> {
+        let channel = self.peers.channel(&self.url, lane).map_err(|status| rpc_error(&status))?;
+        Ok(RaftClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        address(&mut request, self.cluster, self.target);
+        request
+    }
+}
+
+fn rpc_error(status: &tonic::Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        // No connection, or a peer that is not (or no longer) who we mean: back off.
+        tonic::Code::Unavailable | tonic::Code::FailedPrecondition => {
+            RPCError::Unreachable(Unreachable::from_string(status.message()))
+        }
+        _ => RPCError::Network(NetworkError::from_string(format!("{}: {}", status.code(), status.message()))),
+    }
+}
+
+fn malformed(error: &convert::Malformed) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(error))
+}
+
+/// `call`, ended at `deadline`.
+async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, RPCError<TypeConfig>> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(rpc_error(&status)),
+        Err(_) => Err(RPCError::Network(NetworkError::from_string(format!("no answer within {deadline:?}")))),
+    }
+}
+
+fn append_to_wire(request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendRequest {
+    wire::AppendRequest {
+        vote: Some(convert::vote_to_wire(&request.vote)),
+        previous: request.prev_log_id.as_ref().map(convert::position_to_wire),
+        entries: request.entries.iter().map(convert::entry_to_wire).collect(),
+        commit: request.leader_commit.as_ref().map(convert::position_to_wire),
+    }
+}
+
+fn append_from_wire(response: wire::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+    use wire::append_response::Result as Wire;
+    match response.result {
+        Some(Wire::Matched(matched)) => Ok(Ok(matched.at.as_ref().map(convert::position_from_wire))),
+        Some(Wire::Conflict(at)) => Ok(Err(StreamAppendError::Conflict(convert::position_from_wire(&at)))),
+        Some(Wire::HigherVote(vote)) => {
+            let vote = convert::vote_from_wire(Some(&vote)).map_err(|error| malformed(&error))?;
+            Ok(Err(StreamAppendError::HigherVote(vote)))
+        }
+        None => Err(malformed(&convert::Malformed::new("append response"))),
+    }
+}
+
+fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
+    wire::VoteRequest {
+        vote: Some(convert::vote_to_wire(&request.vote)),
+        last: request.last_log_id.as_ref().map(convert::position_to_wire),
+        leadership_transfer: request.leadership_transfer,
+    }
+}
+
+fn vote_response_from_wire(response: &wire::VoteResponse) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    let vote = convert::vote_from_wire(response.vote.as_ref()).map_err(|error| malformed(&error))?;
+    let last = response.last.as_ref().map(convert::position_from_wire);
+    Ok(VoteResponse::new(vote, last, response.granted))
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let input = futures_util::stream::once(std::future::ready(request));
+        let deadline = option.soft_ttl();
+        let mut output = self.stream_append(Box::pin(input), option).await?;
+        match tokio::time::timeout(deadline, output.next()).await {
+            Ok(Some(result)) => Ok(result?.into()),
+            Ok(None) | Err(_) => Err(RPCError::Network(NetworkError::from_string("no answer"))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let unanswered = Arc::new(AtomicU64::new(0));
+            let counter = Arc::clone(&unanswered);
+            let requests = input.map(move |request| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                append_to_wire(&request)
+            });
+            let mut client = self.client(self.lane)?;
+            let responses = within(SETUP, client.append(self.request(requests))).await?;
+            let answers = futures_util::stream::unfold(Some((responses, unanswered)), |state| async move {
+                let (mut responses, unanswered) = state?;
+                let mut stalled = false;
+                loop {
+                    match tokio::time::timeout(PROGRESS, responses.message()).await {
+                        Ok(Ok(Some(response))) => {
+                            unanswered.fetch_sub(1, Ordering::Relaxed);
+                            let answer = append_from_wire(response);
+                            let end = !matches!(answer, Ok(Ok(_)));
+                            return Some((answer, (!end).then_some((responses, unanswered))));
+                        }
+                        Ok(Ok(None)) => return None,
+                        Ok(Err(status)) => return Some((Err(rpc_error(&status)), None)),
+                        Err(_) if unanswered.load(Ordering::Relaxed) == 0 => stalled = false,
+                        Err(_) if !stalled => stalled = true,
+                        Err(_) => {
+                            let error = NetworkError::from_string(format!("no progress for {PROGRESS:?}"));
+                            return Some((Err(RPCError::Network(error)), None));
+                        }
+                    }
+                }
+            });
+            let answers: BoxStream<'s, _> = Box::pin(answers);
+            Ok(answers)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let mut client = self.client(Lane::Urgent)?;
+        let call = client.vote(self.request(vote_request_to_wire(&request)));
+        vote_response_from_wire(&within(option.soft_ttl(), call).await?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let mut client = self.client(Lane::Urgent)?;
+        let call = client.pre_vote(self.request(vote_request_to_wire(&request)));
+        vote_response_from_wire(&within(option.soft_ttl(), call).await?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let path = snapshot.snapshot.path().to_path_buf();
+        // The open file stays readable when a newer snapshot replaces it.
+        let mut file = tokio::fs::File::open(&path).await.map_err(|error| NetworkError::new(&error))?;
+        let bytes = file.metadata().await.map_err(|error| NetworkError::new(&error))?.len();
+        let header = wire::SnapshotHeader {
+            vote: Some(convert::vote_to_wire(&vote)),
+            at: snapshot.meta.last_log_id.as_ref().map(convert::position_to_wire),
+            membership: Some(convert::stored_membership_to_wire(&snapshot.meta.last_membership)),
+        };
+        let (send, receive) = tokio::sync::mpsc::channel(SNAPSHOT_READ_AHEAD);
+        let reader = async move {
+            let chunk = |part| wire::SnapshotChunk { part: Some(part) };
+            if send.send(chunk(wire::snapshot_chunk::Part::Header(header))).await.is_err() {
+                return Ok(());
+            }
+            loop {
+                let mut data = bytes::BytesMut::with_capacity(SNAPSHOT_CHUNK);
+                while data.len() < SNAPSHOT_CHUNK && file.read_buf(&mut data).await? > 0 {}
+                if data.is_empty() || send.send(chunk(wire::snapshot_chunk::Part::Data(data.freeze()))).await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        let mut client = self.client(Lane::Snapshot).map_err(StreamingError::from)?;
+        let deadline = SNAPSHOT_BASE + Duration::from_secs(bytes / SNAPSHOT_RATE);
+        let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
+        let call = within(deadline, client.snapshot(self.request(requests)));
+        let send_all = async {
+            let (read, answer): (std::io::Result<()>, _) = tokio::join!(reader, call);
+            // A file that ends early is refused by the receiver's checksum; say why here.
+            read.map_err(|error| NetworkError::new(&error))?;
+            let answer: wire::SnapshotResponse = answer.map_err(StreamingError::from)?;
+            let vote = convert::vote_from_wire(answer.vote.as_ref()).map_err(|error| NetworkError::new(&error))?;
+            Ok(SnapshotResponse::new(vote))
+        };
+        tokio::select! {
+            answer = send_all => answer,
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        use wire::transfer_response::Refused;
+        let mut client = self.client(Lane::Urgent)?;
+        let message = wire::TransferRequest {
+            from: Some(convert::vote_to_wire(request.from_leader())),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(convert::position_to_wire),
+        };
+        let response = within(option.soft_ttl(), client.transfer_leader(self.request(message))).await?;
+        Ok(match response.refused {
+            None => Ok(()),
+            Some(Refused::VoteChanged(changed)) => Err(TransferLeaderError::VoteChanged {
+                expected: convert::vote_from_wire(changed.expected.as_ref()).map_err(|error| malformed(&error))?,
+                actual: convert::vote_from_wire(changed.actual.as_ref()).map_err(|error| malformed(&error))?,
+            }),
+            Some(Refused::LogNotFlushed(positions)) => Err(TransferLeaderError::LogNotFlushed {
+                expected: positions.expected.as_ref().map(convert::position_from_wire),
+                actual: positions.actual.as_ref().map(convert::position_from_wire),
+            }),
+        })
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY)))
+    }
+}
