@@ -104,22 +104,24 @@ fn format_1_decodes_for_ever() {
     let lines: Vec<&str> = fixture.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines.len(), commands().len(), "as many lines as commands");
     for (line, expected) in lines.iter().zip(commands()) {
-        let (bytes, meaning) = line.split_once(' ').expect("bytes and meaning");
+        // The meaning in the file is for people; what counts is the value that the test builds.
+        let (bytes, _meaning) = line.split_once(' ').expect("bytes and meaning");
         let decoded = Command::decode_bytes(unhex(bytes).into()).expect("format 1 decodes");
         assert_eq!(decoded, expected);
-        assert_eq!(format!("{decoded:?}"), meaning);
     }
 }
 
-/// As long as format 1 is what is written. Prints the line to add for a new command.
+/// As long as format 1 is what is written. Prints the lines to add for new commands.
 #[test]
 fn commands_encode_as_the_fixture_says() {
     assert_eq!(FORMAT, 1, "a new format gets a fixture of its own; format 1's is only decoded from then on");
     let fixture = include_str!("fixtures/commands-1.txt");
-    for command in commands() {
-        let line = format!("{} {command:?}", hex(&command.encode_to_bytes().expect("not too deep")));
-        assert!(fixture.lines().any(|known| known == line), "not in the fixture:\n{line}");
-    }
+    let missing: Vec<String> = commands()
+        .iter()
+        .map(|command| format!("{} {command:?}", hex(&command.encode_to_bytes().expect("not too deep"))))
+        .filter(|line| !fixture.lines().any(|known| known == line))
+        .collect();
+    assert!(missing.is_empty(), "not in the fixture:\n{}", missing.join("\n"));
 }
 
 #[test]

@@ -201,7 +201,7 @@ impl goldenscript::Runner for Script {
         context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
         let words = Words::of(command);
-        let lines = if let Some(text) = command.name.strip_prefix("txn ") {
+        let lines = if let Some(text) = command.name.strip_prefix("txn") {
             let txn = words::txn(text)?;
             if context.tags.contains("read") {
                 assert!(txn.is_read_only(), "tagged as a read");
@@ -251,6 +251,7 @@ impl goldenscript::Runner for Script {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "captured by the test runner, shown for the script that fails")]
 fn run_all(area: &str) {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts").join(area);
     let mut paths: Vec<_> = std::fs::read_dir(&directory)
