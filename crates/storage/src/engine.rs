@@ -26,8 +26,11 @@ use quorate_state::{Batch, View};
 use crate::StorageError;
 pub use crate::freeze::PRE_IMAGE_BYTES;
 
-/// The pairs of an engine as they were at one instant, in key order. Iterate it on any thread, while batches are written.
-pub type Frozen = Box<dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>> + Send>;
+/// Pairs in key order, each fallible, to be iterated on any thread.
+pub type Pairs = Box<dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>> + Send>;
+
+/// The pairs of an engine as they were at one instant. Iterate it while batches are written.
+pub type Frozen = Pairs;
 
 /// Two engines implement it, sled and memory, and obey one set of scripts.
 pub trait Engine: View + Send + Sync + 'static {

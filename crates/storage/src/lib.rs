@@ -11,7 +11,7 @@ pub mod sled;
 pub mod snapshot_files;
 
 pub use directory::DirLock;
-pub use engine::{Engine, Frozen};
+pub use engine::{Engine, Frozen, Pairs};
 pub use error::StorageError;
 pub use log::{Completion, Entry, Log, LogOptions, OnSync, Position, Vote};
 pub use memory::MemoryEngine;

@@ -53,8 +53,6 @@ mod index;
 mod record;
 mod recovery;
 mod segment;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -669,3 +669,6 @@ impl Drop for Flusher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use crate::{Position, StorageError, directory};
+use crate::{Pairs, Position, StorageError, directory};
 
 const MAGIC: [u8; 8] = *b"QRTSNAP\n";
 /// The format written; a reader refuses any other.
@@ -45,7 +45,7 @@ pub struct SnapshotMeta {
     pub at: Option<Position>,
     /// The membership, encoded by consensus.
     pub membership: Bytes,
-    /// Pairs inside.
+    /// Reading inside.
     pub pairs: u64,
     /// Size of the file in bytes.
     pub bytes: u64,
@@ -185,13 +185,10 @@ impl Snapshots {
 
     /// The pairs of a whole snapshot file, streamed: every block is verified before its first pair is handed out, the whole
     /// file before the end is reported.
-    pub fn read(
-        &self,
-        path: &Path,
-    ) -> Result<Box<dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>> + Send>, StorageError> {
+    pub fn read(&self, path: &Path) -> Result<Pairs, StorageError> {
         let mut input = Input::open(path)?;
         read_header(&mut input)?;
-        Ok(Box::new(Pairs { input, block: Bytes::new(), number: 0, pairs: 0, done: false }))
+        Ok(Box::new(Reading { input, block: Bytes::new(), number: 0, pairs: 0, done: false }))
     }
 
     /// Oldest first.
@@ -377,14 +374,14 @@ fn verify(path: &Path) -> Result<SnapshotMeta, StorageError> {
     let mut input = Input::open(path)?;
     let (at, membership) = read_header(&mut input)?;
     let bytes = input.length;
-    let mut pairs = Pairs { input, block: Bytes::new(), number: 0, pairs: 0, done: false };
-    while let Some(pair) = pairs.next() {
+    let mut pairs = Reading { input, block: Bytes::new(), number: 0, pairs: 0, done: false };
+    for pair in pairs.by_ref() {
         pair?;
     }
     Ok(SnapshotMeta { at, membership, pairs: pairs.pairs, bytes })
 }
 
-struct Pairs {
+struct Reading {
     input: Input,
     /// What is left of the current block.
     block: Bytes,
@@ -393,7 +390,7 @@ struct Pairs {
     done: bool,
 }
 
-impl Pairs {
+impl Reading {
     /// The next pair; None after a good trailer.
     fn advance(&mut self) -> Result<Option<(Bytes, Bytes)>, StorageError> {
         if self.block.is_empty() && !self.next_block()? {
@@ -449,7 +446,7 @@ impl Pairs {
     }
 }
 
-impl Iterator for Pairs {
+impl Iterator for Reading {
     type Item = Result<(Bytes, Bytes), StorageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -461,3 +458,6 @@ impl Iterator for Pairs {
         next.transpose()
     }
 }
+
+#[cfg(test)]
+mod tests;
