@@ -18,6 +18,8 @@ struct Script {
     store: Memory,
     chunked: Memory,
     chunk: Vec<(Command, Reply, Vec<Event>)>,
+    /// Where physical compaction stands.
+    cursor: Option<Cursor>,
 }
 
 impl Script {
@@ -50,22 +52,21 @@ impl Script {
         oracle::check_leases(&self.store);
     }
 
-    /// Physical compaction in slices of `max` versions, at most `slices` of them.
+    /// Physical compaction in slices of `max` versions, at most `slices` of them; the next call goes on where it stands.
     fn remove(&mut self, max: usize, slices: usize) -> String {
         self.flush();
-        let mut cursor: Option<Cursor> = None;
         let mut calls = 0;
         while calls < slices {
-            let (batch, next) = compact_slice(&self.store, cursor, max).expect("readable");
+            let (batch, next) = compact_slice(&self.store, self.cursor.take(), max).expect("readable");
             self.store.write(batch.clone());
             self.chunked.write(batch);
             calls += 1;
-            cursor = next;
-            if cursor.is_none() {
+            self.cursor = next;
+            if self.cursor.is_none() {
                 break;
             }
         }
-        let state = if cursor.is_some() { "not finished" } else { "finished" };
+        let state = if self.cursor.is_some() { "not finished" } else { "finished" };
         // The progress mark is a pair too: count versions and events only.
         let left = |store: &Memory| store.pairs.keys().filter(|key| matches!(key[0], 3 | 4)).count() / 2;
         format!("{state} after {calls} slices, {} versions left", left(&self.store))
@@ -233,6 +234,8 @@ impl goldenscript::Runner for Script {
             assert_eq!(restored, self.store);
             self.store = restored.clone();
             self.chunked = restored;
+            // A cursor does not travel: the receiver begins a pass of its own.
+            self.cursor = None;
             vec!["restored".to_owned()]
         } else {
             match self.write(&command.name, Words::of(command))? {
