@@ -116,12 +116,19 @@ impl Command {
         Command::new(Body::LeaseRevoke(LeaseRevoke { id }))
     }
 
-    /// The bytes of the log. Refused with [`Rejection::TooDeep`] if no member could decode them.
-    pub fn encode_to_bytes(&self) -> Result<Bytes, Rejection> {
+    /// To be asked before a command is proposed by other means than [`Command::encode_to_bytes`]: what no member could decode
+    /// must not get into the log, where it would stop them all. Refused with [`Rejection::TooDeep`].
+    pub fn check_depth(&self) -> Result<(), Rejection> {
         match &self.body {
             Some(Body::Txn(txn)) if txn.is_deeper_than(MAX_TXN_DEPTH) => Err(Rejection::TooDeep),
-            _ => Ok(self.encode_to_vec().into()),
+            _ => Ok(()),
         }
+    }
+
+    /// The bytes of the log. Refused as by [`Command::check_depth`].
+    pub fn encode_to_bytes(&self) -> Result<Bytes, Rejection> {
+        self.check_depth()?;
+        Ok(self.encode_to_vec().into())
     }
 
     /// Reads the bytes of the log. Values stay slices of `bytes`.
