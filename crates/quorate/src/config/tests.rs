@@ -1,0 +1,144 @@
+//! Golden tests: a file in, the exact findings out. The files lie in `tests/fixtures`; a changed expectation is
+//! written by running with `QUORATE_UPDATE_GOLDEN=1` and reviewed like code.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::settings::{Settings, SynchronousMode};
+use super::*;
+
+fn fixtures(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(kind)
+}
+
+fn load_fixture(path: &Path, variables: &[(&str, &str)]) -> (Settings, Report) {
+    let text = std::fs::read_to_string(path).unwrap();
+    load(&text, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+}
+
+fn compare_all(kind: &str, variables: &[(&str, &str)]) -> usize {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(fixtures(kind))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yml"))
+        .collect();
+    files.sort();
+    for file in &files {
+        let (_, report) = load_fixture(file, variables);
+        let found = report.render(file.file_name().unwrap().to_str().unwrap());
+        let golden = file.with_extension("expected");
+        if std::env::var_os("QUORATE_UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &found).unwrap();
+        }
+        assert_eq!(found, std::fs::read_to_string(&golden).unwrap(), "{}", file.display());
+        assert_eq!(report.has_errors(), kind == "bad", "{}", file.display());
+    }
+    files.len()
+}
+
+#[test]
+fn bad_files_give_all_their_findings_at_once() {
+    assert_eq!(compare_all("bad", &[]), 5);
+}
+
+#[test]
+fn files_of_field_setups_are_read_as_they_stand() {
+    assert_eq!(compare_all("field", &[]), 4);
+}
+
+#[test]
+fn a_container_image_gets_its_names_from_variables() {
+    let variables = [
+        ("PATRONI_NAME", "patroni1"),
+        ("PATRONI_SCOPE", "postgres-cluster"),
+        ("PATRONI_RESTAPI_CONNECT_ADDRESS", "patroni1:8008"),
+        ("PATRONI_POSTGRESQL_CONNECT_ADDRESS", "patroni1:5432"),
+    ];
+    assert_eq!(compare_all("container", &variables), 1);
+}
+
+#[test]
+fn values_of_a_field_setup() {
+    let (settings, _) = load_fixture(&fixtures("field/etcd-seven-vms.yml"), &[]);
+    assert_eq!((settings.scope.as_str(), settings.name.as_str()), ("PGC1", "u4"));
+    assert_eq!(settings.bootstrap.dcs.ttl, Duration::from_secs(30));
+    assert_eq!(settings.bootstrap.dcs.postgresql.parameters["port"], "5432");
+    assert_eq!(settings.bootstrap.dcs.to_config()["slots"]["patroni"]["type"], "physical");
+    assert_eq!(settings.bootstrap.initdb[0].name, "data-checksums");
+    assert_eq!(settings.bootstrap.pg_hba.len(), 2);
+    assert_eq!(settings.postgresql.bin_dir, Path::new("/usr/lib/postgresql/16/bin"));
+    assert_eq!(settings.postgresql.pgpass, Path::new("/pgsql/pgpass"));
+    assert_eq!(settings.postgresql.connect_address.to_string(), "192.168.0.84:5432");
+    assert!(settings.tags.nofailover && !settings.tags.clonefrom);
+    let (settings, _) = load_fixture(&fixtures("field/colocated-three.yml"), &[]);
+    assert_eq!(settings.postgresql.authentication.superuser.password.unwrap().0, "0123");
+    assert_eq!(settings.postgresql.authentication.rewind.unwrap().username, "rewind_user");
+    assert_eq!(settings.dcs.initial_cluster.len(), 3);
+    let (settings, _) = load_fixture(&fixtures("field/zookeeper-pair.yml"), &[]);
+    assert_eq!(settings.bootstrap.dcs.synchronous_mode, SynchronousMode::On);
+}
+
+#[test]
+fn variables_win_over_the_file_and_are_named_in_messages() {
+    let file = fixtures("field/colocated-three.yml");
+    let (settings, report) = load_fixture(
+        &file,
+        &[
+            ("PATRONI_SCOPE", "other"),
+            ("PATRONI_POSTGRESQL_DATA_DIR", "/data/pg"),
+            ("PATRONI_REPLICATION_PASSWORD", "s3cret"),
+            ("PATRONI_RESTAPI_LISTEN", "nowhere:no"),
+            ("PATRONI_ETCD3_HOSTS", "a:2379"),
+            ("PATRONI_SCOPES", "x"),
+            ("PATRONI_NAMESPACE", ""),
+            ("HOME", "/root"),
+        ],
+    );
+    assert_eq!(settings.scope, "other");
+    assert_eq!(settings.postgresql.data_dir, Path::new("/data/pg"));
+    assert_eq!(settings.postgresql.authentication.replication.password.unwrap().0, "s3cret");
+    assert_eq!(settings.namespace, "/service/");
+    assert_eq!(
+        report.render("f.yml"),
+        "f.yml:6: note: etcd3: accepted; the store embedded in every node takes its place (see dcs)\n\
+         environment: note: PATRONI_ETCD3_HOSTS: accepted; the store embedded in every node takes its place (see dcs)\n\
+         environment: error: PATRONI_RESTAPI_LISTEN (restapi.listen): expected host:port, found \"nowhere:no\": \"no\" is no port\n\
+         environment: warning: PATRONI_SCOPES: unknown variable, ignored; did you mean PATRONI_SCOPE?\n"
+    );
+}
+
+#[test]
+fn the_example_file_states_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/quorate.example.yml");
+    let (settings, report) = load_fixture(&path, &[]);
+    assert_eq!(report.render("quorate.example.yml"), "");
+    let defaults = Settings::default();
+    // What has no default, or a default that depends on another setting or on the machine, is the example's own.
+    let mut expected = Settings { scope: settings.scope.clone(), name: settings.name.clone(), ..defaults };
+    expected.postgresql.data_dir.clone_from(&settings.postgresql.data_dir);
+    expected.postgresql.pgpass.clone_from(&settings.postgresql.pgpass);
+    expected.postgresql.authentication.clone_from(&settings.postgresql.authentication);
+    expected.dcs.initial_cluster.clone_from(&settings.dcs.initial_cluster);
+    expected.dcs.cluster_token = format!("quorate-{}", settings.scope);
+    expected.bootstrap.dcs.written.clone_from(&settings.bootstrap.dcs.written);
+    assert_eq!(settings, expected);
+    // And it mentions every setting there is.
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (section, value) in serde_json::to_value(Settings::default()).unwrap().as_object().unwrap() {
+        for key in value.as_object().into_iter().flat_map(serde_json::Map::keys).chain([section]) {
+            assert!(text.contains(&format!("{key}:")), "{section}.{key} is not in the example");
+        }
+    }
+}
+
+#[test]
+fn what_is_printed_can_be_read_again() {
+    let (settings, _) = load_fixture(&fixtures("field/etcd-seven-vms.yml"), &[]);
+    let printed = serde_saphyr::to_string(&settings).unwrap();
+    let (mut again, report) = load(&printed, std::iter::empty());
+    assert!(!report.has_errors(), "{}\n{printed}", report.render("printed"));
+    // Passwords are hidden, and so is nothing else.
+    again.postgresql.authentication.clone_from(&settings.postgresql.authentication);
+    again.bootstrap.dcs.written.clone_from(&settings.bootstrap.dcs.written);
+    assert_eq!(again, settings);
+}

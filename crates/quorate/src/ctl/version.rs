@@ -1,0 +1,44 @@
+//! `version`: of this tool, and of every member when a cluster is named.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Context, Outcome, cluster, output, rest};
+
+/// Arguments of `version`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The cluster whose members are asked
+    cluster: Option<String>,
+}
+
+impl Arguments {
+    /// Does it.
+    ///
+    /// # Errors
+    /// See [`super::Failure`].
+    pub async fn run(&self, context: &Context) -> Outcome {
+        output::line(&format!("quoratectl version {}", env!("CARGO_PKG_VERSION")));
+        let Some(scope) = &self.cluster else { return Ok(()) };
+        let cluster = cluster::read(context, Some(scope)).await?;
+        output::line("");
+        for member in &cluster.members {
+            let Some(api) = member.api() else { continue };
+            let said = match rest::get(&api, "/patroni").await {
+                Err(failure) => format!("failed to get version: {}", failure.message),
+                Ok(answer) => {
+                    let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+                    let version =
+                        body.pointer("/patroni/version").and_then(Value::as_str).unwrap_or("unknown");
+                    let server = body.get("server_version").and_then(Value::as_u64).map_or_else(
+                        || "unknown".to_owned(),
+                        |number| format!("{}.{}", number / 10_000, number % 10_000),
+                    );
+                    format!("Quorate {version} PostgreSQL {server}")
+                }
+            };
+            output::line(&format!("{}: {said}", member.name));
+        }
+        Ok(())
+    }
+}
