@@ -313,9 +313,8 @@ impl Housekeeper {
                             if let Err(error) = &spare {
                                 tracing::warn!(error = %error.chain(), "log: the next segment could not be prepared");
                             }
-                            if ready.send(spare).is_err() {
-                                return;
-                            }
+                            // Fails only when the writer died.
+                            let _ = ready.send(spare);
                         }
                         Chore::Remove(paths) => {
                             // Oldest first, so that what a crash leaves is still one run of segments.
@@ -352,7 +351,7 @@ impl Housekeeper {
 
     fn end(self) {
         drop(self.chores);
-        drop(self.spares);
+        // `spares` stays until the thread is done: removals may be queued behind a spare nobody takes any more.
         if self.thread.join().is_err() {
             tracing::warn!("log: the chores thread panicked");
         }
