@@ -20,7 +20,9 @@
 //! plus the ttl, because the store counts from some instant after that. The thread sleeps on a `timerfd` of
 //! `CLOCK_BOOTTIME` set to an absolute time: setting the wall clock does not move it, a suspended machine finds it expired
 //! on resume, and re-arming is one system call that any thread may make. When it fires the thread kills PostgreSQL and
-//! tries again until it is gone; there is nothing else left to do for it.
+//! tries again until it is gone. Then it stays on watch: a start that was on its way when the deadline passed would bring a
+//! writable server up after the kill, so the thread looks and kills again until the loop, having aborted whatever it had
+//! under way and seen PostgreSQL stopped, disarms it.
 //!
 //! # Invariants
 //!
@@ -51,8 +53,14 @@ use crate::error::StartError;
 /// lease expires, and long enough not to fill the log.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Between two looks while on watch after a fence.
+const WATCH: Duration = Duration::from_millis(50);
+
 /// How PostgreSQL is stopped by force: synchronous, bounded, without tokio; an error is tried again.
 pub type Kill = Box<dyn FnMut() -> Result<(), String> + Send>;
+
+/// What is done once after each fence, when PostgreSQL is gone: it makes sure that no start is read-write (S12).
+pub type Seal = Box<dyn FnMut() + Send>;
 
 /// What the fence is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +150,11 @@ struct Inner {
 }
 
 impl Shared {
+    /// Tells who listens, if it is a change.
+    fn become_state(&self, state: State) {
+        self.state.send_if_modified(|now| std::mem::replace(now, state) != state);
+    }
+
     /// Wakes the thread at `at` (absolute), at once if it is past, never for None.
     fn set_timer(&self, at: Option<Duration>) {
         // A zero `it_value` disarms a timerfd, so "at once" is one nanosecond after boot.
@@ -165,7 +178,7 @@ impl Fence {
     ///
     /// # Errors
     /// The system gives no timer or no thread.
-    pub fn start(lead: Duration, kill: Kill) -> Result<Fence, StartError> {
+    pub fn start(lead: Duration, kill: Kill, seal: Seal) -> Result<Fence, StartError> {
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)
             .map_err(|errno| StartError::System { what: "no timer for the fence", source: errno.into() })?;
         let shared = Arc::new(Shared {
@@ -177,7 +190,7 @@ impl Fence {
             .name("fence".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || run(&shared, kill)
+                move || run(&shared, kill, seal)
             })
             .map_err(|source| StartError::System { what: "no thread for the fence", source })?;
         Ok(Fence { shared, thread: Some(thread) })
@@ -193,7 +206,7 @@ impl Fence {
         if inner.requested || *self.shared.state.borrow() == State::Fencing {
             return; // it has begun: it is finished
         }
-        self.shared.state.send_replace(State::Armed);
+        self.shared.become_state(State::Armed);
         self.shared.set_timer(Some(until.saturating_sub(inner.lead)));
     }
 
@@ -205,7 +218,7 @@ impl Fence {
         }
         inner.valid_until = None;
         self.shared.set_timer(None);
-        self.shared.state.send_replace(State::Disarmed);
+        self.shared.become_state(State::Disarmed);
     }
 
     /// The stop budget or the margin has changed.
@@ -227,7 +240,7 @@ impl Fence {
             let mut inner = self.shared.inner.lock();
             if *self.shared.state.borrow() != State::Fencing {
                 inner.requested = true;
-                self.shared.state.send_replace(State::Fencing);
+                self.shared.become_state(State::Fencing);
                 self.shared.set_timer(Some(Duration::ZERO));
             }
         }
@@ -279,7 +292,7 @@ impl Drop for Fence {
 }
 
 /// The thread.
-fn run(shared: &Shared, mut kill: Kill) {
+fn run(shared: &Shared, mut kill: Kill, mut seal: Seal) {
     let mut expirations = [0u8; 8];
     loop {
         match rustix::io::read(&shared.timer, &mut expirations) {
@@ -292,16 +305,30 @@ fn run(shared: &Shared, mut kill: Kill) {
             if inner.stopping {
                 return;
             }
+            if let State::Fenced(_) = *shared.state.borrow() {
+                // On watch. Nothing can be running here with permission, because a confirmation would have armed it. Under
+                // the lock, so that nothing that is started after `disarm` returned can be hit.
+                shared.set_timer(Some(boottime() + WATCH));
+                if let Err(error) = kill() {
+                    tracing::error!(
+                        error,
+                        "fencing: something of PostgreSQL has come back and is not gone yet"
+                    );
+                }
+                continue;
+            }
             let begun = boottime();
             let due = inner.valid_until.is_some_and(|until| begun >= until.saturating_sub(inner.lead));
             if !inner.requested && !(due && *shared.state.borrow() == State::Armed) {
                 continue; // re-armed between the expiry and the lock
             }
-            shared.state.send_replace(State::Fencing);
+            shared.become_state(State::Fencing);
             (begun, inner.requested)
         };
         if !requested {
-            tracing::error!("fencing: the primary lease was not renewed in time, stopping PostgreSQL by force");
+            tracing::error!(
+                "fencing: the primary lease was not renewed in time, stopping PostgreSQL by force"
+            );
         }
         while let Err(error) = kill() {
             tracing::error!(error, "fencing: PostgreSQL is not gone yet, trying again");
@@ -310,16 +337,23 @@ fn run(shared: &Shared, mut kill: Kill) {
             }
             std::thread::sleep(RETRY);
         }
+        let done = boottime();
+        seal();
         let mut inner = shared.inner.lock();
-        let record = Record { begun, done: boottime(), valid_until: inner.valid_until, requested };
+        let record = Record { begun, done, valid_until: inner.valid_until, requested };
         inner.requested = false;
         inner.valid_until = None;
-        shared.set_timer(None);
-        shared.state.send_replace(State::Fenced(record));
+        shared.set_timer(Some(boottime() + WATCH));
+        shared.become_state(State::Fenced(record));
         drop(inner);
         match record.margin() {
-            Some(margin) => tracing::warn!(elapsed_ms = (record.done - record.begun).as_millis(), "fenced {margin}"),
-            None => tracing::warn!(elapsed_ms = (record.done - record.begun).as_millis(), "fenced without a lease"),
+            Some(margin) => {
+                tracing::warn!(elapsed_ms = (record.done - record.begun).as_millis(), "fenced {margin}")
+            }
+            None => tracing::warn!(
+                elapsed_ms = (record.done - record.begun).as_millis(),
+                "fenced without a lease"
+            ),
         }
     }
 }
@@ -337,7 +371,8 @@ mod tests {
         let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
         let (dead, seen) = mpsc::channel();
         let kill: Kill = Box::new(move || {
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(|errno| errno.to_string())?;
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+                .map_err(|errno| errno.to_string())?;
             dead.send(boottime()).map_err(|error| error.to_string())
         });
         (child, kill, seen)
@@ -349,7 +384,7 @@ mod tests {
     fn the_deadline_kills_before_the_lease_ends() {
         let (mut child, kill, seen) = victim();
         let lead = Duration::from_millis(400);
-        let fence = Fence::start(lead, kill).unwrap();
+        let fence = Fence::start(lead, kill, Box::new(|| {})).unwrap();
         let until = boottime() + Duration::from_millis(700);
         fence.confirmed(until);
         assert!(fence.permits_writes(boottime()));
@@ -363,7 +398,7 @@ mod tests {
     #[test]
     fn confirmations_move_the_deadline_and_only_forward() {
         let (mut child, kill, seen) = victim();
-        let fence = Fence::start(Duration::from_millis(100), kill).unwrap();
+        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {})).unwrap();
         let first = boottime() + Duration::from_millis(300);
         let second = first + Duration::from_millis(500);
         fence.confirmed(second);
@@ -377,7 +412,7 @@ mod tests {
     #[test]
     fn disarmed_nothing_happens() {
         let (mut child, kill, seen) = victim();
-        let fence = Fence::start(Duration::from_millis(100), kill).unwrap();
+        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {})).unwrap();
         fence.confirmed(boottime() + Duration::from_millis(300));
         fence.disarm();
         assert!(seen.recv_timeout(Duration::from_millis(500)).is_err());
@@ -389,7 +424,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_takes_the_same_path_and_records_the_margin() {
         let (mut child, kill, _seen) = victim();
-        let fence = Fence::start(Duration::from_millis(100), kill).unwrap();
+        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {})).unwrap();
         let until = boottime() + Duration::from_secs(5);
         fence.confirmed(until);
         let record = tokio::time::timeout(LONG, fence.request()).await.unwrap();
@@ -401,13 +436,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_comes_back_after_a_fence_is_killed_until_the_loop_disarms() {
+        let (kills, seen) = mpsc::channel();
+        let kill: Kill = Box::new(move || kills.send(()).map_err(|error| error.to_string()));
+        let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {})).unwrap();
+        tokio::time::timeout(LONG, fence.request()).await.unwrap();
+        for _ in 0..3 {
+            seen.recv_timeout(LONG).unwrap();
+        }
+        fence.disarm();
+        while seen.try_recv().is_ok() {}
+        assert!(seen.recv_timeout(WATCH * 4).is_err(), "not after it was disarmed");
+        assert_eq!(*fence.watch().borrow(), State::Disarmed);
+    }
+
+    #[tokio::test]
     async fn an_attempt_that_fails_is_made_again() {
         let mut attempts = 0;
         let kill: Kill = Box::new(move || {
             attempts += 1;
             if attempts < 3 { Err(format!("attempt {attempts}")) } else { Ok(()) }
         });
-        let fence = Fence::start(Duration::ZERO, kill).unwrap();
+        let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {})).unwrap();
         let record = tokio::time::timeout(LONG, fence.request()).await.unwrap();
         assert!(record.done - record.begun >= RETRY * 2);
     }

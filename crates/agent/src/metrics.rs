@@ -70,20 +70,33 @@ impl Metrics {
         let me = shared.identity();
         let mut page = Page { text: String::with_capacity(8192), scope: &me.scope, name: &me.name };
         let running = instance.state == "running";
-        let (primary, replica) = (running && instance.role == "primary", running && instance.role == "replica");
+        let (primary, replica) =
+            (running && instance.role == "primary", running && instance.role == "replica");
         let synchronous = snapshot.is_synchronous(&me.name) && instance.role == "replica";
         let state = instance.replication_state.as_deref().unwrap_or("");
 
         page.text("patroni_version", "Patroni semver without periods.", "gauge", &patroni_version());
         page.flag("patroni_postgres_running", "Value is 1 if Postgres is running, 0 otherwise.", running);
-        page.real("patroni_postmaster_start_time", "Epoch seconds since Postgres started.", epoch(instance.started_at));
-        page.flag("patroni_primary", "Value is 1 if this node is the leader, 0 otherwise.", primary && shared.writable());
+        page.real(
+            "patroni_postmaster_start_time",
+            "Epoch seconds since Postgres started.",
+            epoch(instance.started_at),
+        );
+        page.flag(
+            "patroni_primary",
+            "Value is 1 if this node is the leader, 0 otherwise.",
+            primary && shared.writable(),
+        );
         page.counter(
             "patroni_xlog_location",
             "Current location of the Postgres transaction log, 0 if this node is not the leader.",
             instance.location.unwrap_or(0),
         );
-        page.flag("patroni_standby_leader", "Value is 1 if this node is the standby_leader, 0 otherwise.", false);
+        page.flag(
+            "patroni_standby_leader",
+            "Value is 1 if this node is the standby_leader, 0 otherwise.",
+            false,
+        );
         page.flag("patroni_replica", "Value is 1 if this node is a replica, 0 otherwise.", replica);
         page.flag(
             "patroni_sync_standby",
@@ -110,8 +123,16 @@ impl Metrics {
             "Current timestamp of the replayed Postgres transaction log, 0 if null.",
             epoch(instance.replayed_at),
         );
-        page.flag("patroni_xlog_paused", "Value is 1 if the Postgres xlog is paused, 0 otherwise.", instance.replay_paused);
-        page.flag("patroni_postgres_streaming", "Value is 1 if Postgres is streaming, 0 otherwise.", state == "streaming");
+        page.flag(
+            "patroni_xlog_paused",
+            "Value is 1 if the Postgres xlog is paused, 0 otherwise.",
+            instance.replay_paused,
+        );
+        page.flag(
+            "patroni_postgres_streaming",
+            "Value is 1 if Postgres is streaming, 0 otherwise.",
+            state == "streaming",
+        );
         page.flag(
             "patroni_postgres_in_archive_recovery",
             "Value is 1 if Postgres is replicating from archive, 0 otherwise.",
@@ -127,7 +148,11 @@ impl Metrics {
             "Value is 1 if the cluster is unlocked, 0 if locked.",
             cluster.known && cluster.leader.is_none(),
         );
-        page.flag("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 if inactive.", false);
+        page.flag(
+            "patroni_failsafe_mode_is_active",
+            "Value is 1 if failsafe mode is active, 0 if inactive.",
+            false,
+        );
         page.gauge(
             "patroni_postgres_timeline",
             "Postgres timeline of this node (if running), 0 otherwise.",
@@ -141,9 +166,13 @@ impl Metrics {
         page.flag(
             "patroni_pending_restart",
             "Value is 1 if the node needs a restart, 0 otherwise.",
-            !instance.pending_restart.is_empty(),
+            instance.restart_pending,
         );
-        page.flag("patroni_is_paused", "Value is 1 if auto failover is disabled, 0 otherwise.", cluster.paused);
+        page.flag(
+            "patroni_is_paused",
+            "Value is 1 if auto failover is disabled, 0 otherwise.",
+            cluster.paused,
+        );
         page.gauge(
             "patroni_postgres_state",
             "Numeric representation of Postgres state.",
@@ -165,8 +194,16 @@ impl Metrics {
             );
         }
         page.counter("quorate_fences_total", "Fences of the local PostgreSQL.", read(&own.fences));
-        page.counter("quorate_promotions_total", "Promotions of the local PostgreSQL.", read(&own.promotions));
-        page.counter("quorate_lease_renewals_total", "Confirmed renewals of the primary lease.", read(&own.renewals));
+        page.counter(
+            "quorate_promotions_total",
+            "Promotions of the local PostgreSQL.",
+            read(&own.promotions),
+        );
+        page.counter(
+            "quorate_lease_renewals_total",
+            "Confirmed renewals of the primary lease.",
+            read(&own.renewals),
+        );
         page.counter(
             "quorate_lease_renewal_failures_total",
             "Renewals of the primary lease that were not confirmed.",

@@ -10,9 +10,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quorate_ha::{Moment, OperationFacts, OperationKind, Outcome};
 use quorate_node::clock::boottime;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -24,8 +24,17 @@ pub(crate) struct Slot {
 
 enum State {
     Idle,
-    Running { kind: OperationKind, started: Moment, abort: AbortHandle, end: Arc<Mutex<Option<End>>>, watcher: JoinHandle<()> },
-    Finished { kind: OperationKind, end: End },
+    Running {
+        kind: OperationKind,
+        started: Moment,
+        abort: AbortHandle,
+        end: Arc<Mutex<Option<End>>>,
+        watcher: JoinHandle<()>,
+    },
+    Finished {
+        kind: OperationKind,
+        end: End,
+    },
 }
 
 #[derive(Clone)]
@@ -98,7 +107,9 @@ impl Slot {
         }
         match &self.state {
             State::Idle => OperationFacts::Idle,
-            State::Running { kind, started, .. } => OperationFacts::Running { kind: *kind, started: *started },
+            State::Running { kind, started, .. } => {
+                OperationFacts::Running { kind: *kind, started: *started }
+            }
             State::Finished { kind, end } => {
                 OperationFacts::Finished { kind: *kind, at: end.at, outcome: end.outcome.clone() }
             }
@@ -140,12 +151,15 @@ mod tests {
         let mut slot = Slot::new(Arc::clone(&wake));
         assert_eq!(slot.observe(), OperationFacts::Idle);
         let (finish, finished) = oneshot::channel::<()>();
-        slot.start(OperationKind::Clone, async move { finished.await.map_err(|error| error.to_string()) }).unwrap();
+        slot.start(OperationKind::Clone, async move { finished.await.map_err(|error| error.to_string()) })
+            .unwrap();
         assert!(matches!(slot.observe(), OperationFacts::Running { kind: OperationKind::Clone, .. }));
         assert_eq!(slot.start(OperationKind::Stop, async { Ok(()) }), Err(OperationKind::Clone));
         finish.send(()).unwrap();
         wake.notified().await;
-        let OperationFacts::Finished { kind, outcome, .. } = slot.observe() else { panic!("woken before the end") };
+        let OperationFacts::Finished { kind, outcome, .. } = slot.observe() else {
+            panic!("woken before the end")
+        };
         assert_eq!((kind, outcome), (OperationKind::Clone, Outcome::Succeeded));
     }
 

@@ -21,7 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_ha::action::{KeyGuard, LockGuard};
 use quorate_ha::cluster::{
-    FailoverRequest, Held, History, Initialize, LeaseId, Lock, MemberRecord, Revision, Status, SyncDocument, Versioned,
+    FailoverRequest, Held, History, Initialize, LeaseId, Lock, MemberRecord, Revision, Status, SyncDocument,
+    Versioned,
 };
 use quorate_ha::{ClusterView, Key, Keys, LeaseFacts, Moment};
 use quorate_node::clock::boottime;
@@ -85,7 +86,11 @@ impl Registry {
         let reply = tokio::time::timeout(timeout, self.handle.range(request, timeout))
             .await
             .map_err(|_| ReadError::TimedOut)??;
-        let kvs = reply.kvs.into_iter().filter_map(|kv| Some((String::from_utf8(kv.key.to_vec()).ok()?, kv))).collect();
+        let kvs = reply
+            .kvs
+            .into_iter()
+            .filter_map(|kv| Some((String::from_utf8(kv.key.to_vec()).ok()?, kv)))
+            .collect();
         Ok(Reading { revision: reply.revision, kvs })
     }
 
@@ -116,7 +121,11 @@ impl Registry {
     }
 
     /// Renews. None: the store does not know the lease (any more). The renewed validity counts from before the request.
-    pub(crate) async fn renew(&self, lease: LeaseId, timeout: Duration) -> Result<Option<LeaseFacts>, ReadError> {
+    pub(crate) async fn renew(
+        &self,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<Option<LeaseFacts>, ReadError> {
         let sent = boottime();
         let renewal = tokio::time::timeout(timeout, self.handle.renew_lease(lease.0, timeout))
             .await
@@ -132,7 +141,12 @@ impl Registry {
     // --- the lock -------------------------------------------------------------------------------------------------
 
     /// `/leader` = us, if there is none and `/sync` is as judged.
-    pub(crate) async fn acquire(&self, sync: &KeyGuard, lease: LeaseId, timeout: Duration) -> Result<(), WriteError> {
+    pub(crate) async fn acquire(
+        &self,
+        sync: &KeyGuard,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<(), WriteError> {
         self.as_observed(&Key::Sync, sync)
             .and_unchanged(&self.leader(), None)
             .put(&self.leader(), self.name.clone(), lease.0)
@@ -169,7 +183,11 @@ impl Registry {
         timeout: Duration,
     ) -> Result<(), WriteError> {
         let key = self.path(&Key::Member(self.name.clone()));
-        Guarded::unconditional().put(&key, record.to_json(), lease.0).commit(&self.handle, timeout).await.map(drop)
+        Guarded::unconditional()
+            .put(&key, record.to_json(), lease.0)
+            .commit(&self.handle, timeout)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn claim_initialize(&self, lease: LeaseId, timeout: Duration) -> Result<(), WriteError> {
@@ -185,7 +203,11 @@ impl Registry {
         value: String,
         timeout: Duration,
     ) -> Result<(), WriteError> {
-        self.as_observed(key, guard).put(&self.path(key), value, 0).commit(&self.handle, timeout).await.map(drop)
+        self.as_observed(key, guard)
+            .put(&self.path(key), value, 0)
+            .commit(&self.handle, timeout)
+            .await
+            .map(drop)
     }
 
     /// As [`Registry::write`], for callers that hold a revision and no view (the REST API).
@@ -197,11 +219,20 @@ impl Registry {
         timeout: Duration,
     ) -> Result<(), WriteError> {
         let path = self.path(key);
-        Guarded::unchanged(&path, mod_revision).put(&path, value, 0).commit(&self.handle, timeout).await.map(drop)
+        Guarded::unchanged(&path, mod_revision)
+            .put(&path, value, 0)
+            .commit(&self.handle, timeout)
+            .await
+            .map(drop)
     }
 
     /// Deletes `key` if it is as observed.
-    pub(crate) async fn delete(&self, key: &Key, guard: &KeyGuard, timeout: Duration) -> Result<(), WriteError> {
+    pub(crate) async fn delete(
+        &self,
+        key: &Key,
+        guard: &KeyGuard,
+        timeout: Duration,
+    ) -> Result<(), WriteError> {
         self.as_observed(key, guard).delete(&self.path(key)).commit(&self.handle, timeout).await.map(drop)
     }
 
@@ -270,7 +301,11 @@ impl Memory {
             let text = String::from_utf8_lossy(&kv.value);
             let mut unreadable = |why: String| {
                 if self.reported.insert(path.clone(), kv.mod_revision) != Some(kv.mod_revision) {
-                    tracing::error!(key = path, why, "a key of the cluster cannot be read and is ignored until it is corrected");
+                    tracing::error!(
+                        key = path,
+                        why,
+                        "a key of the cluster cannot be read and is ignored until it is corrected"
+                    );
                 }
             };
             macro_rules! document {
@@ -318,7 +353,13 @@ impl Memory {
     }
 
     /// The lock, with the revision at which it vanished if it did.
-    fn lock(&mut self, now: Moment, held: Option<Held>, revision: Revision, vanished: Option<(Revision, Moment)>) -> Lock {
+    fn lock(
+        &mut self,
+        now: Moment,
+        held: Option<Held>,
+        revision: Revision,
+        vanished: Option<(Revision, Moment)>,
+    ) -> Lock {
         if let Some(held) = held {
             self.absence = None;
             self.lock_seen = self.lock_seen.max(held.create_revision);
@@ -384,7 +425,11 @@ mod tests {
         let absent = memory.view(at(2), &keys(), &reading(20, &[]), Some((Revision(8), at(0))));
         assert_eq!(absent.lock, Lock::Absent { since_revision: Revision(20), since: at(2) });
         let later = memory.view(at(3), &keys(), &reading(25, &[]), None);
-        assert_eq!(later.lock, Lock::Absent { since_revision: Revision(20), since: at(2) }, "it does not move");
+        assert_eq!(
+            later.lock,
+            Lock::Absent { since_revision: Revision(20), since: at(2) },
+            "it does not move"
+        );
         let exact = memory.view(at(4), &keys(), &reading(25, &[]), Some((Revision(15), at(3))));
         assert_eq!(exact.lock, Lock::Absent { since_revision: Revision(15), since: at(2) });
     }

@@ -53,7 +53,8 @@ impl Shared {
         requests: mpsc::Sender<Request>,
     ) -> Shared {
         let tags = RwLock::new(config.tags.clone());
-        let snapshot = Snapshot { cluster: crate::rest::status::ClusterStatus::unknown(), ..Snapshot::default() };
+        let snapshot =
+            Snapshot { cluster: crate::rest::status::ClusterStatus::unknown(), ..Snapshot::default() };
         Shared {
             config,
             handle,
@@ -69,7 +70,11 @@ impl Shared {
     }
 
     pub(crate) fn identity(&self) -> Identity {
-        Identity { scope: self.config.scope.clone(), name: self.config.name.clone(), tags: self.tags.read().clone() }
+        Identity {
+            scope: self.config.scope.clone(),
+            name: self.config.name.clone(),
+            tags: self.tags.read().clone(),
+        }
     }
 
     pub(crate) fn tags(&self) -> Map<String, Value> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_node::{Handle, ProposeError};
 use quorate_state::{
-    Body, Command, Compare, CompareResult, CompareTarget, DeleteRange, FORMAT, LeaseId, LeaseRevoke, Put, ReplyBody,
-    Revision, Txn, TxnOp, TxnOpBody,
+    Body, Command, Compare, CompareResult, CompareTarget, DeleteRange, FORMAT, LeaseId, LeaseRevoke, Put,
+    ReplyBody, Revision, Txn, TxnOp, TxnOpBody,
 };
 
 use crate::error::WriteError;
@@ -42,7 +42,9 @@ impl Guarded {
 
     /// The key is of the generation created at this revision, and hangs on this lease.
     pub(crate) fn held(key: &str, create_revision: Revision, lease: LeaseId) -> Guarded {
-        Guarded::default().and(key, CompareTarget::Create(create_revision)).and(key, CompareTarget::Lease(lease))
+        Guarded::default()
+            .and(key, CompareTarget::Create(create_revision))
+            .and(key, CompareTarget::Lease(lease))
     }
 
     fn and(mut self, key: &str, target: CompareTarget) -> Guarded {
@@ -57,7 +59,8 @@ impl Guarded {
 
     /// Then write.
     pub(crate) fn put(mut self, key: &str, value: impl Into<Bytes>, lease: LeaseId) -> Guarded {
-        let put = Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.into(), lease, ..Put::default() };
+        let put =
+            Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.into(), lease, ..Put::default() };
         self.success.push(TxnOp { body: Some(TxnOpBody::Put(put)) });
         self
     }
@@ -89,7 +92,9 @@ impl Guarded {
 /// The store did not answer.
 pub(crate) async fn revoke(handle: &Handle, lease: LeaseId, timeout: Duration) -> Result<(), WriteError> {
     match propose(handle, Body::LeaseRevoke(LeaseRevoke { id: lease }), timeout).await {
-        Ok(_) | Err(WriteError::Refused(ProposeError::Rejected(quorate_state::Rejection::LeaseNotFound))) => Ok(()),
+        Ok(_) | Err(WriteError::Refused(ProposeError::Rejected(quorate_state::Rejection::LeaseNotFound))) => {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
@@ -105,8 +110,9 @@ async fn propose(handle: &Handle, body: Body, timeout: Duration) -> Result<quora
 pub(crate) fn classify(error: ProposeError) -> WriteError {
     match error {
         ProposeError::Rejected(_) | ProposeError::TooLarge => WriteError::Refused(error),
-        ProposeError::NoLeader | ProposeError::Overloaded | ProposeError::Indeterminate | ProposeError::Stopped => {
-            WriteError::Unavailable(error)
-        }
+        ProposeError::NoLeader
+        | ProposeError::Overloaded
+        | ProposeError::Indeterminate
+        | ProposeError::Stopped => WriteError::Unavailable(error),
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn follow(handle: Handle, keys: Keys, seen: Arc<Seen>, wake: Ar
         });
         loop {
             match watcher.next().await {
-                Some(WatchItem::Events { events, revision }) => {
+                Some(WatchItem::Events { events, revision: _ }) => {
                     let mut matters = false;
                     for event in &events {
                         matters |= judge(event, &keys, &mut members, &seen);
@@ -53,7 +53,6 @@ pub(crate) async fn follow(handle: Handle, keys: Keys, seen: Arc<Seen>, wake: Ar
                     if matters {
                         wake.notify_one();
                     }
-                    start_revision = revision + 1;
                 }
                 // Missed events: the next tick reads everything anyway, and the lock's absence is then dated by its view.
                 Some(WatchItem::Compacted { revision }) => {
@@ -70,7 +69,9 @@ pub(crate) async fn follow(handle: Handle, keys: Keys, seen: Arc<Seen>, wake: Ar
 
 /// Does this change anything that a decision reads?
 fn judge(event: &Event, keys: &Keys, members: &mut BTreeMap<String, MemberRecord>, seen: &Seen) -> bool {
-    let Some(key) = std::str::from_utf8(&event.kv.key).ok().and_then(|path| keys.parse(path)) else { return false };
+    let Some(key) = std::str::from_utf8(&event.kv.key).ok().and_then(|path| keys.parse(path)) else {
+        return false;
+    };
     match key {
         Key::Leader => {
             if event.delete {
@@ -84,7 +85,8 @@ fn judge(event: &Event, keys: &Keys, members: &mut BTreeMap<String, MemberRecord
             let text = String::from_utf8_lossy(&event.kv.value);
             match MemberRecord::parse(&text) {
                 Ok(record) if !event.delete => {
-                    let record = MemberRecord { xlog_location: None, receive_lsn: None, replay_lsn: None, ..record };
+                    let record =
+                        MemberRecord { xlog_location: None, receive_lsn: None, replay_lsn: None, ..record };
                     members.get(&name) != Some(&record) && {
                         members.insert(name, record);
                         true
@@ -119,11 +121,16 @@ mod tests {
     fn positions_wake_nobody_and_everything_else_does() {
         let keys = Keys::new("service", "demo");
         let (seen, mut members) = (Seen::default(), BTreeMap::new());
-        let mut judge = |key: &str, value: &str, delete| judge(&event(key, value, delete), &keys, &mut members, &seen);
+        let mut judge =
+            |key: &str, value: &str, delete| judge(&event(key, value, delete), &keys, &mut members, &seen);
         assert!(judge("members/n1", r#"{"state":"running","xlog_location":1}"#, false));
         assert!(!judge("members/n1", r#"{"state":"running","xlog_location":2}"#, false));
         assert!(judge("members/n1", r#"{"state":"stopped","xlog_location":2}"#, false));
-        assert!(judge("members/n1", r#"{"state":"stopped","race":{"revision":1,"timeline":1,"lsn":1}}"#, false));
+        assert!(judge(
+            "members/n1",
+            r#"{"state":"stopped","race":{"revision":1,"timeline":1,"lsn":1}}"#,
+            false
+        ));
         assert!(judge("members/n1", "", true));
         assert!(judge("members/n1", r#"{"state":"stopped"}"#, false), "it came back");
         assert!(!judge("status", r#"{"optime":1}"#, false));

@@ -156,18 +156,27 @@ impl Situation {
                 .and_then(|text| quorate_ha::cluster::Status::parse(text).ok())
                 .map(|status| status.optime),
             failover_at: reading.kvs.get(&keys.path(&Key::Failover)).map(|kv| kv.mod_revision),
-            failover: text(&Key::Failover).and_then(|text| FailoverRequest::parse(text).ok()).unwrap_or_default(),
+            failover: text(&Key::Failover)
+                .and_then(|text| FailoverRequest::parse(text).ok())
+                .unwrap_or_default(),
         }
     }
 
     /// Commits wait for somebody, by name.
     fn sync_names(&self) -> Option<Vec<&str>> {
         let entries = &self.sync.as_ref()?.entries;
-        (!entries.is_empty()).then(|| entries.iter().flat_map(|entry| entry.members.iter().map(String::as_str)).collect())
+        (!entries.is_empty())
+            .then(|| entries.iter().flat_map(|entry| entry.members.iter().map(String::as_str)).collect())
     }
 
     /// Patroni's sentence when it cannot work; None when it may.
-    fn obstacle(&self, verb: Verb, leader: Option<&str>, candidate: Option<&str>, lag_limit: u64) -> Option<String> {
+    fn obstacle(
+        &self,
+        verb: Verb,
+        leader: Option<&str>,
+        candidate: Option<&str>,
+        lag_limit: u64,
+    ) -> Option<String> {
         let what = noun(verb);
         if leader.is_some() && self.leader.as_deref() != leader {
             return Some("leader name does not match".into());
@@ -185,24 +194,35 @@ impl Situation {
                 found
             }
             (None, Some(names)) => {
-                let found: Vec<_> = self.members.iter().filter(|(name, _)| names.contains(&name.as_str())).collect();
+                let found: Vec<_> =
+                    self.members.iter().filter(|(name, _)| names.contains(&name.as_str())).collect();
                 if found.is_empty() {
                     return Some(format!("{what} is not possible: can not find sync_standby"));
                 }
                 found
             }
             (None, None) => {
-                let found: Vec<_> =
-                    self.members.iter().filter(|(name, _)| Some(name.as_str()) != self.leader.as_deref()).collect();
+                let found: Vec<_> = self
+                    .members
+                    .iter()
+                    .filter(|(name, _)| Some(name.as_str()) != self.leader.as_deref())
+                    .collect();
                 if found.is_empty() {
-                    return Some(format!("{what} is not possible: cluster does not have members except leader"));
+                    return Some(format!(
+                        "{what} is not possible: cluster does not have members except leader"
+                    ));
                 }
                 found
             }
         };
         let good = candidates.iter().any(|(_, record)| {
-            let lag = self.last_lsn.map_or(0, |last| last.0.saturating_sub(record.xlog_location.unwrap_or_default().0));
-            record.role == MemberRole::Replica && record.state.as_str() == "running" && !record.tags.nofailover() && lag <= lag_limit
+            let lag = self
+                .last_lsn
+                .map_or(0, |last| last.0.saturating_sub(record.xlog_location.unwrap_or_default().0));
+            record.role == MemberRole::Replica
+                && record.state.as_str() == "running"
+                && !record.tags.nofailover()
+                && lag <= lag_limit
         });
         (!good).then(|| format!("{what} is not possible: no good candidates have been found"))
     }
@@ -267,8 +287,10 @@ async fn switchover(verb: Verb, body: &Map<String, Value>, shared: &Arc<Shared>)
         member: candidate.map(str::to_owned),
         scheduled_at: at.as_ref().map(|at| at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()),
     };
-    let written =
-        shared.registry.write_at(&Key::Failover, situation.failover_at, request.to_json(), STORE_TIMEOUT).await;
+    let written = shared
+        .registry
+        .write_at(&Key::Failover, situation.failover_at, request.to_json(), STORE_TIMEOUT)
+        .await;
     if let Err(error) = written {
         tracing::warn!(%error, "the failover key was not written");
         return Answer::text(503, "failed to write failover key into DCS");
@@ -291,16 +313,19 @@ async fn outcome(verb: Verb, before: Option<&str>, candidate: Option<&str>, shar
         let situation = Situation::of(shared, &reading);
         if let Some(leader) = situation.leader.as_deref().filter(|leader| Some(*leader) != before) {
             // The lock has moved. "Successfully" should mean that one can write, so wait for that a little.
-            let promoted =
-                situation.members.iter().any(|(name, record)| name == leader && record.role == MemberRole::Primary);
+            let promoted = situation
+                .members
+                .iter()
+                .any(|(name, record)| name == leader && record.role == MemberRole::Primary);
             let patience = *promotion.get_or_insert_with(|| tokio::time::Instant::now() + PROMOTION_TIMEOUT);
             if !promoted && tokio::time::Instant::now() < patience {
                 continue;
             }
             return match candidate {
-                Some(wanted) if wanted != leader => {
-                    Answer::text(200, format!("{} over to \"{leader}\" instead of \"{wanted}\"", title(done(verb))))
-                }
+                Some(wanted) if wanted != leader => Answer::text(
+                    200,
+                    format!("{} over to \"{leader}\" instead of \"{wanted}\"", title(done(verb))),
+                ),
                 _ => Answer::text(200, format!("Successfully {} over to \"{leader}\"", done(verb))),
             };
         }
@@ -357,7 +382,10 @@ async fn restart(body: &Map<String, Value>, shared: &Arc<Shared>) -> Answer {
                     matches &= if role == "master" { "primary" } else { role } == instance.role;
                 }
                 _ => {
-                    return Answer::text(400, "PostgreSQL role should be either primary, standby_leader, or replica");
+                    return Answer::text(
+                        400,
+                        "PostgreSQL role should be either primary, standby_leader, or replica",
+                    );
                 }
             },
             "postgres_version" => {
@@ -373,7 +401,7 @@ async fn restart(body: &Map<String, Value>, shared: &Arc<Shared>) -> Answer {
                 }
             }
             "restart_pending" => {
-                matches &= value != &Value::Bool(true) || !instance.pending_restart.is_empty();
+                matches &= value != &Value::Bool(true) || instance.restart_pending;
             }
             other => return Answer::text(400, format!("Unknown filter for the scheduled restart: {other}")),
         }
@@ -445,10 +473,15 @@ async fn configure(verb: Verb, body: &Map<String, Value>, shared: &Arc<Shared>) 
         let at = reading.kvs.get(&path).map(|kv| kv.mod_revision);
         match shared.registry.write_at(&Key::Config, at, text, STORE_TIMEOUT).await {
             Ok(()) => {}
-            Err(WriteError::GuardFailed) => return Answer::text(409, "the configuration was changed meanwhile"),
+            Err(WriteError::GuardFailed) => {
+                return Answer::text(409, "the configuration was changed meanwhile");
+            }
             Err(error) => {
                 tracing::warn!(%error, "the configuration was not written");
-                return Answer::text(if verb == Verb::PutConfig { 502 } else { 503 }, "the store does not answer");
+                return Answer::text(
+                    if verb == Verb::PutConfig { 502 } else { 503 },
+                    "the store does not answer",
+                );
             }
         }
         shared.wake.notify_one();
@@ -487,14 +520,15 @@ mod tests {
 
     #[test]
     fn patches_merge_deeply_and_null_removes() {
-        let mut config = json!({"ttl": 30, "postgresql": {"parameters": {"a": 1, "b": 2}, "use_slots": true}});
-        let Value::Object(patch) = json!({"ttl": 20, "postgresql": {"parameters": {"a": null, "c": 3}}, "x": {"y": 1}})
+        let mut config =
+            json!({"ttl": 30, "postgresql": {"parameters": {"a": 1, "b": 2}, "use_slots": true}});
+        let Value::Object(patch) =
+            json!({"ttl": 20, "postgresql": {"parameters": {"a": null, "c": 3}}, "x": {"y": 1}})
         else {
             unreachable!()
         };
         merge(&mut config, &patch);
-        let expected =
-            json!({"ttl": 20, "postgresql": {"parameters": {"b": 2, "c": 3}, "use_slots": true}, "x": {"y": 1}});
+        let expected = json!({"ttl": 20, "postgresql": {"parameters": {"b": 2, "c": 3}, "use_slots": true}, "x": {"y": 1}});
         assert_eq!(config.to_string(), expected.to_string());
     }
 
@@ -551,9 +585,15 @@ mod tests {
             "it lags"
         );
         now.sync = SyncDocument::parse(r#"{"leader":"node1","sync_standby":"node3"}"#).ok();
-        assert_eq!(ask(&now, Some("node1"), Some("node2")).unwrap(), "candidate name does not match with sync_standby");
+        assert_eq!(
+            ask(&now, Some("node1"), Some("node2")).unwrap(),
+            "candidate name does not match with sync_standby"
+        );
         now.members.truncate(1);
-        assert_eq!(ask(&now, Some("node1"), None).unwrap(), "switchover is not possible: can not find sync_standby");
+        assert_eq!(
+            ask(&now, Some("node1"), None).unwrap(),
+            "switchover is not possible: can not find sync_standby"
+        );
         now.sync = None;
         assert_eq!(
             ask(&now, Some("node1"), None).unwrap(),

@@ -58,7 +58,9 @@ impl Answer {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         }
         if self.challenge {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"quorate\""));
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"quorate\""));
         }
         response
     }

@@ -9,11 +9,16 @@ use super::status::{Snapshot, lsn_text};
 pub fn to_json(snapshot: &Snapshot, scope: &str) -> Value {
     let cluster = &snapshot.cluster;
     let mut body = Map::new();
-    body.insert("members".into(), cluster.members.iter().map(|(name, document)| member(snapshot, name, document)).collect());
+    body.insert(
+        "members".into(),
+        cluster.members.iter().map(|(name, document)| member(snapshot, name, document)).collect(),
+    );
     if cluster.paused {
         body.insert("pause".into(), json!(true));
     }
-    if let Some(scheduled) = cluster.failover.as_ref().filter(|failover| failover.get("scheduled_at").is_some()) {
+    if let Some(scheduled) =
+        cluster.failover.as_ref().filter(|failover| failover.get("scheduled_at").is_some())
+    {
         let mut entry = Map::new();
         entry.insert("at".into(), scheduled["scheduled_at"].clone());
         for (from, to) in [("leader", "from"), ("member", "to")] {
@@ -55,9 +60,11 @@ fn member(snapshot: &Snapshot, name: &str, document: &Value) -> Value {
     }
     if !leads {
         let number = |key: &str| document.get(key).and_then(Value::as_u64);
-        for (source, lag, lsn) in
-            [("receive_lsn", "receive_lag", "receive_lsn"), ("replay_lsn", "replay_lag", "replay_lsn"), ("xlog_location", "lag", "lsn")]
-        {
+        for (source, lag, lsn) in [
+            ("receive_lsn", "receive_lag", "receive_lsn"),
+            ("replay_lsn", "replay_lag", "replay_lsn"),
+            ("xlog_location", "lag", "lsn"),
+        ] {
             let position = number(source);
             let behind = cluster.last_lsn.zip(position).map(|(last, position)| last.saturating_sub(position));
             entry.insert(lag.into(), behind.map_or(json!("unknown"), |behind| json!(behind)));
@@ -117,7 +124,11 @@ mod tests {
             {"name": "node2", "role": "replica", "state": "streaming", "api_url": "http://127.0.0.1:8009/patroni",
              "host": "127.0.0.1", "port": 5433, "timeline": 1, "receive_lag": 0, "receive_lsn": "0/4000060", "replay_lag": 0,
              "replay_lsn": "0/4000060", "lag": 0, "lsn": "0/4000060"}], "scope": "demo"});
-        assert_eq!(to_json(&snapshot, "demo").to_string(), expected.to_string(), "also the order of the fields");
+        assert_eq!(
+            to_json(&snapshot, "demo").to_string(),
+            expected.to_string(),
+            "also the order of the fields"
+        );
     }
 
     #[test]

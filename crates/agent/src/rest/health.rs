@@ -32,7 +32,9 @@ pub fn code(path: &str, query: &Query, snapshot: &Snapshot, me: &Identity, writa
     let ok = if path.contains("standby_leader") || path.contains("standby-leader") {
         tags_count = false;
         standby_leader
-    } else if path.contains("leader") || ["master", "primary", "read-write"].iter().any(|word| path.contains(word)) {
+    } else if path.contains("leader")
+        || ["master", "primary", "read-write"].iter().any(|word| path.contains(word))
+    {
         tags_count = false;
         primary
     } else if path.contains("replica") {
@@ -56,7 +58,10 @@ pub fn code(path: &str, query: &Query, snapshot: &Snapshot, me: &Identity, writa
     } else {
         false
     };
-    if ok && (!tags_count || query.tags().all(|(tag, want)| me.tags.get(tag).is_some_and(|have| text(have) == want))) {
+    if ok
+        && (!tags_count
+            || query.tags().all(|(tag, want)| me.tags.get(tag).is_some_and(|have| text(have) == want)))
+    {
         200
     } else {
         503
@@ -96,7 +101,9 @@ fn lag(snapshot: &Snapshot, position: Option<u64>) -> u64 {
 fn is_true(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::Bool(value) => *value,
-        serde_json::Value::String(text) => matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "1"),
+        serde_json::Value::String(text) => {
+            matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "1")
+        }
         serde_json::Value::Number(number) => number.as_i64() == Some(1),
         serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => false,
     }

@@ -86,7 +86,9 @@ pub async fn bind(config: &RestConfig) -> Result<TcpListener, StartError> {
             std::io::ErrorKind::AddrNotAvailable => {
                 "this machine does not have that address; correct restapi.listen".to_owned()
             }
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges; change restapi.listen".to_owned(),
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need privileges; change restapi.listen".to_owned()
+            }
             _ => "correct restapi.listen (host:port)".to_owned(),
         };
         StartError::Bind { address, remedy, source }
@@ -158,7 +160,10 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
             let Some(verb) = admin::Verb::of(&head.method, path) else {
                 return Answer::text(501, format!("Unsupported method ('{}')", head.method));
             };
-            if verb.needs_body() && body.size_hint().exact() == Some(0) && !head.headers.contains_key("content-length") {
+            if verb.needs_body()
+                && body.size_hint().exact() == Some(0)
+                && !head.headers.contains_key("content-length")
+            {
                 return Answer::text(411, "Client must specify Content-Length.");
             }
             match collect(body).await {
@@ -173,7 +178,9 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
 async fn collect(body: Incoming) -> Result<Bytes, Answer> {
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(_)) => Err(Answer::text(413, format!("The body must be complete and at most {BODY_LIMIT} bytes."))),
+        Ok(Err(_)) => {
+            Err(Answer::text(413, format!("The body must be complete and at most {BODY_LIMIT} bytes.")))
+        }
         Err(_) => Err(Answer::text(408, "The body did not arrive in time.")),
     }
 }
@@ -216,7 +223,8 @@ fn quorate(shared: &Shared, snapshot: &status::Snapshot) -> Map<String, Value> {
         object.insert("operation".into(), json!(operation));
     }
     if let Some(left) = shared.lease_remaining() {
-        object.insert("lease_remaining_ms".into(), json!(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
+        object
+            .insert("lease_remaining_ms".into(), json!(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
     }
     object.insert(
         "store".into(),
@@ -286,14 +294,20 @@ mod tests {
         assert_eq!(ask(Some("Basic YWRtaW46czNjcmV0")), None);
         assert_eq!(ask(None), Some((401, true)));
         assert_eq!(ask(Some("Basic YWRtaW46czNjcmU=")), Some((401, true)), "a prefix of the password");
-        assert_eq!(ask(Some("Basic YWRtaW46czNjcmV0YWRtaW46czNjcmV0")), Some((401, true)), "twice the password");
+        assert_eq!(
+            ask(Some("Basic YWRtaW46czNjcmV0YWRtaW46czNjcmV0")),
+            Some((401, true)),
+            "twice the password"
+        );
         assert_eq!(ask(Some("Bearer YWRtaW46czNjcmV0")), Some((401, true)));
         assert!(unauthorized(None, &http::HeaderMap::new()).is_none(), "no password configured");
     }
 
     #[test]
     fn base64_of_the_rfc() {
-        for (text, plain) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")] {
+        for (text, plain) in
+            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")]
+        {
             assert_eq!(base64(text).unwrap(), plain.as_bytes());
         }
         assert_eq!(base64("Zm9*"), None);

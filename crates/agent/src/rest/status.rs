@@ -48,8 +48,8 @@ pub struct InstanceStatus {
     pub replication_state: Option<String>,
     /// Rows of `pg_stat_replication` on a primary.
     pub replication: Vec<Map<String, Value>>,
-    /// Settings that wait for a restart: name, old and new value.
-    pub pending_restart: Vec<(String, String, String)>,
+    /// A changed setting waits for a restart.
+    pub restart_pending: bool,
     /// System identifier of the data directory.
     pub system_id: Option<String>,
 }
@@ -166,21 +166,13 @@ impl Snapshot {
         if let Some(id) = &instance.system_id {
             set("database_system_identifier", json!(id));
         }
-        if !instance.pending_restart.is_empty() {
+        if instance.restart_pending {
             set("pending_restart", json!(true));
-            set("pending_restart_reason", pending_restart_reason(&instance.pending_restart));
         }
         set("patroni", json!({ "version": PATRONI_VERSION, "scope": me.scope, "name": me.name }));
         set("quorate", Value::Object(quorate));
         Value::Object(body)
     }
-}
-
-/// Patroni's `pending_restart_reason`.
-#[must_use]
-pub fn pending_restart_reason(settings: &[(String, String, String)]) -> Value {
-    let entries = settings.iter().map(|(name, old, new)| (name.clone(), json!({ "old_value": old, "new_value": new })));
-    Value::Object(entries.collect())
 }
 
 /// `2026-11-20 23:14:14.495272+00:00`, as Python prints a timestamp.

@@ -76,8 +76,16 @@ fn ask(target: &str, snapshot: &Snapshot, me: &Identity, writable: bool) -> u16 
 #[test]
 fn codes_are_those_measured_on_patroni() {
     for (target, primary, replica) in MATRIX {
-        assert_eq!(ask(target, &snapshot("primary"), &identity("node1"), true), *primary, "{target} on the primary");
-        assert_eq!(ask(target, &snapshot("replica"), &identity("node2"), false), *replica, "{target} on the replica");
+        assert_eq!(
+            ask(target, &snapshot("primary"), &identity("node1"), true),
+            *primary,
+            "{target} on the primary"
+        );
+        assert_eq!(
+            ask(target, &snapshot("replica"), &identity("node2"), false),
+            *replica,
+            "{target} on the replica"
+        );
     }
 }
 
@@ -112,7 +120,8 @@ fn synchronous_standbys_answer_by_mode() {
     let mut snapshot = snapshot("replica");
     snapshot.cluster.sync_standbys = vec!["Node2".into()];
     let me = identity("node2");
-    let codes = |snapshot: &Snapshot| ["/sync", "/quorum", "/async"].map(|path| ask(path, snapshot, &me, false));
+    let codes =
+        |snapshot: &Snapshot| ["/sync", "/quorum", "/async"].map(|path| ask(path, snapshot, &me, false));
     assert_eq!(codes(&snapshot), [200, 503, 503], "names are compared without case");
     snapshot.cluster.quorum_mode = true;
     assert_eq!(codes(&snapshot), [503, 200, 503]);

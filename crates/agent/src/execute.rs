@@ -1,0 +1,541 @@
+//! Performing a decision: its actions in order, until one fails. No choices are made here.
+//!
+//! Immediate actions are awaited, each bounded by [`ACTION_DEADLINE`] or by the store's timeout, so that a list takes a
+//! bounded time and the next renewal is not late. Long ones are started in the operation slot and seen as facts from then
+//! on. Whatever permits PostgreSQL to write (a promotion, a start as primary) arms the fence *before* it begins and
+//! re-checks the lock by a transaction as its first step (S6): between the decision and its execution the lock may have
+//! gone.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_ha::action::{KeyGuard, LockGuard};
+use quorate_ha::cluster::{FailoverRequest, Initialize, LeaseId};
+use quorate_ha::facts::Endpoint;
+use quorate_ha::{Action, ClusterView, Key, LeaseFacts, Moment, StopMode, SystemId, Upstream};
+use quorate_node::clock::boottime;
+use quorate_pg::clone::Progress;
+use quorate_pg::{Instance, Settings};
+use tokio::task::JoinHandle;
+
+use crate::error::WriteError;
+use crate::metrics::Metrics;
+use crate::operation::Slot;
+use crate::shared::Shared;
+
+/// The longest that an immediate action on PostgreSQL may take: a list may hold several, and the next renewal waits.
+const ACTION_DEADLINE: Duration = quorate_pg::probe::PROBE_DEADLINE;
+/// For `pg_rewind`: it copies what has changed, which is bounded by the data directory.
+const REWIND_DEADLINE: Duration = Duration::from_secs(3600);
+/// For a checkpoint: it writes what is dirty, at the speed of the disk. It blocks nothing but a planned stop.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
+/// For a move of the store's leadership.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a clone tells how far it is.
+const PROGRESS: Duration = Duration::from_secs(3);
+
+/// The leases of this agent, as it knows them.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Leases {
+    pub(crate) member: Option<LeaseFacts>,
+    pub(crate) primary: Option<LeaseFacts>,
+}
+
+/// What an execution works with: the loop's own state, borrowed for one list of actions.
+pub(crate) struct Execution<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) instance: &'a Instance,
+    pub(crate) slot: &'a mut Slot,
+    pub(crate) leases: &'a mut Leases,
+    pub(crate) checkpoint: &'a mut Option<JoinHandle<()>>,
+    /// What PostgreSQL is to be configured with.
+    pub(crate) settings: &'a Settings,
+    /// The view that was decided on, if there was one.
+    pub(crate) view: Option<&'a ClusterView>,
+    /// PostgreSQL may accept writes now, or may soon: a confirmed lease arms the fence.
+    pub(crate) may_write: bool,
+    /// For one call of the store.
+    pub(crate) timeout: Duration,
+}
+
+/// Why a list of actions ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{what}")]
+    Write {
+        what: &'static str,
+        #[source]
+        source: WriteError,
+    },
+    #[error("the {which} lease could not be renewed")]
+    Renew {
+        which: &'static str,
+        #[source]
+        source: quorate_node::ReadError,
+    },
+    #[error("the store no longer knows the primary lease")]
+    LeaseLost,
+    #[error(transparent)]
+    Instance(#[from] quorate_pg::Error),
+    #[error("{0} did not end in time")]
+    Overrun(&'static str),
+    #[error("there is no primary lease to write under")]
+    NoLease,
+    #[error("the operation slot is taken by: {0}")]
+    SlotTaken(quorate_ha::OperationKind),
+}
+
+impl Execution<'_> {
+    /// All of them, or up to the first failure.
+    pub(crate) async fn run(&mut self, actions: Vec<Action>) -> Result<(), Failure> {
+        for action in actions {
+            tracing::debug!(?action, "performing");
+            self.perform(action).await?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, action: Action) -> Result<(), Failure> {
+        let registry = &self.shared.registry;
+        let timeout = self.timeout;
+        match action {
+            // --- leases and the lock
+            Action::GrantMemberLease { ttl } => {
+                let lease =
+                    registry.grant(ttl, timeout).await.map_err(write("no member lease was granted"))?;
+                self.leases.member = Some(lease);
+                Ok(())
+            }
+            Action::RenewMemberLease { lease, ttl: _ } => {
+                let renewed = registry.renew(lease, timeout).await.map_err(renew("member"))?;
+                self.leases.member = renewed;
+                Ok(())
+            }
+            Action::PublishMember { lease, record } => registry
+                .publish_member(lease, &record, timeout)
+                .await
+                .map_err(write("the member key was not written")),
+            Action::AcquireLock { sync, ttl } => self.acquire(&sync, ttl).await,
+            Action::RenewPrimaryLease { lock, ttl: _ } => self.renew_primary(lock.lease).await,
+            Action::ReleaseLock { guard, status } => {
+                let released = registry.release(&guard, status.as_ref(), timeout).await;
+                if matches!(released, Ok(()) | Err(WriteError::GuardFailed)) {
+                    self.leases.primary = None;
+                }
+                released.map_err(write("the lock was not released"))?;
+                tracing::info!("released the leader lock");
+                registry
+                    .revoke(guard.lease(), timeout)
+                    .await
+                    .map_err(write("the primary lease was not revoked"))
+            }
+
+            // --- other keys
+            Action::ClaimInitialize { lease } => registry
+                .claim_initialize(lease, timeout)
+                .await
+                .map_err(write("the initialize key was not claimed")),
+            Action::WriteInitialize { guard, system_identifier: SystemId(id) } => {
+                self.write(&Key::Initialize, &guard, id.to_string()).await
+            }
+            Action::AbandonInitialize { guard } => registry
+                .delete(&Key::Initialize, &guard, timeout)
+                .await
+                .map_err(write("the initialize key was not given up")),
+            Action::WriteConfig { guard, document } => {
+                self.write(&Key::Config, &guard, document.to_string()).await
+            }
+            Action::WriteSync { guard, sync, document } => {
+                let value = document.map(|document| document.to_json());
+                tracing::info!(sync = value.as_deref().unwrap_or("deleted"), "synchronous set in the store");
+                self.write_as_holder(&guard, &Key::Sync, Some(&sync), value).await
+            }
+            Action::WriteHistory { guard, history, document } => {
+                self.write_as_holder(&guard, &Key::History, Some(&history), Some(document.to_json())).await
+            }
+            Action::WriteStatus { guard, status } => {
+                self.write_as_holder(&guard, &Key::Status, None, Some(status.to_json())).await
+            }
+            Action::ClearFailoverRequest { guard } => {
+                self.write(&Key::Failover, &guard, FailoverRequest::default().to_json()).await
+            }
+            Action::MoveStoreLeadership => {
+                self.move_leadership().await;
+                Ok(())
+            }
+
+            // --- PostgreSQL, immediate
+            Action::Fence => self.fence().await,
+            Action::Follow { upstream, slot } => {
+                tracing::info!(upstream = upstream.name, "following");
+                bounded("following", self.instance.follow(&upstream.endpoint, slot.as_deref())).await
+            }
+            Action::StopReceiver => {
+                bounded("stopping the WAL receiver", self.instance.stop_receiver(ACTION_DEADLINE)).await
+            }
+            Action::SetSynchronousStandbyNames { names } => {
+                tracing::info!(names, "setting synchronous_standby_names");
+                bounded(
+                    "setting synchronous_standby_names",
+                    self.instance.set_sync_names(&names, ACTION_DEADLINE),
+                )
+                .await
+            }
+            Action::ConfirmSyncEffective { names } => {
+                let confirm = self.instance.confirm_sync_effective(&names, ACTION_DEADLINE);
+                bounded("confirming synchronous_standby_names", confirm).await.map(drop)
+            }
+            Action::SetSlots { create, drop } => {
+                bounded("setting replication slots", self.instance.set_slots(&create, &drop)).await
+            }
+            Action::Checkpoint => {
+                self.start_checkpoint();
+                Ok(())
+            }
+
+            // --- PostgreSQL, long
+            Action::Bootstrap => {
+                let (instance, settings) = self.operands();
+                let options = self.shared.config.bootstrap_options.clone();
+                self.begin(quorate_ha::OperationKind::Bootstrap, async move {
+                    instance.configure(&settings).await?;
+                    Ok(instance.bootstrap(&options).await?)
+                })
+            }
+            Action::Clone { from, slot } => self.clone_from(&from, slot),
+            Action::Rewind { from } => {
+                let (instance, settings) = self.operands();
+                self.begin(quorate_ha::OperationKind::Rewind, async move {
+                    instance.configure(&settings).await?;
+                    let rewound = instance.rewind(&from.endpoint, REWIND_DEADLINE).await?;
+                    tracing::info!(source = from.name, outcome = ?rewound, "pg_rewind");
+                    Ok(())
+                })
+            }
+            Action::StartAsStandby { upstream, slot } => {
+                let (instance, settings) = self.operands();
+                self.begin(quorate_ha::OperationKind::StartAsStandby, async move {
+                    instance.configure(&settings).await?;
+                    let endpoint = upstream.as_ref().map(|upstream| &upstream.endpoint);
+                    Ok(instance.start_as_standby(endpoint, slot.as_deref()).await?)
+                })
+            }
+            Action::StartAsPrimary { guard, names } => {
+                self.arm_ahead()?;
+                let (instance, settings) = self.operands();
+                let confirm = self.confirm(guard);
+                self.begin(quorate_ha::OperationKind::StartAsPrimary, async move {
+                    instance.configure(&settings).await?;
+                    confirm.await?;
+                    Ok(instance.start_as_primary(&names).await?)
+                })
+            }
+            Action::Promote { guard, from } => {
+                self.arm_ahead()?;
+                let (instance, _) = self.operands();
+                let (confirm, shared) = (self.confirm(guard), Arc::clone(self.shared));
+                tracing::info!(timeline = from.0, "promoting");
+                self.begin(quorate_ha::OperationKind::Promote, async move {
+                    confirm.await?;
+                    let promoted = instance.promote().await?;
+                    Metrics::count(&shared.metrics.promotions);
+                    tracing::info!(
+                        timeline = promoted.timeline.0,
+                        "promoted self to leader by acquiring session lock"
+                    );
+                    Ok(())
+                })
+            }
+            Action::Stop { mode, checkpoint_first } => {
+                let (instance, _) = self.operands();
+                self.begin(quorate_ha::OperationKind::Stop, stop(instance, mode, checkpoint_first))
+            }
+            Action::Restart { guard } => self.restart(guard),
+        }
+    }
+
+    // --- leases ---------------------------------------------------------------------------------------------------
+
+    async fn acquire(&mut self, sync: &KeyGuard, ttl: Duration) -> Result<(), Failure> {
+        let registry = &self.shared.registry;
+        let lease = registry.grant(ttl, self.timeout).await.map_err(write("no primary lease was granted"))?;
+        match registry.acquire(sync, lease.id, self.timeout).await {
+            Ok(()) => {
+                tracing::info!("acquired the leader lock");
+                self.leases.primary = Some(lease);
+                if self.may_write {
+                    self.shared.fence.confirmed(lease.valid_until.0);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // After an answer in doubt the lock may be ours, and then the next decision adopts it. After a lost compare
+                // the fresh lease is of no use; should the revocation fail too, it expires.
+                if let WriteError::GuardFailed = error
+                    && let Err(error) = registry.revoke(lease.id, self.timeout).await
+                {
+                    tracing::debug!(%error, "an unused lease is left to expire");
+                }
+                Err(write("the leader lock was not acquired")(error))
+            }
+        }
+    }
+
+    pub(crate) async fn renew_primary(&mut self, lease: LeaseId) -> Result<(), Failure> {
+        let begun = boottime();
+        let renewed = self.shared.registry.renew(lease, self.timeout).await;
+        let metrics = &self.shared.metrics;
+        match renewed {
+            Ok(Some(lease)) => {
+                self.leases.primary = Some(lease);
+                if self.may_write {
+                    self.shared.fence.confirmed(lease.valid_until.0);
+                }
+                metrics.renewed(boottime().saturating_sub(begun));
+                Ok(())
+            }
+            Ok(None) => {
+                Metrics::count(&metrics.renewal_failures);
+                self.leases.primary = None;
+                Err(Failure::LeaseLost)
+            }
+            Err(error) => {
+                Metrics::count(&metrics.renewal_failures);
+                Err(renew("primary")(error))
+            }
+        }
+    }
+
+    /// Before PostgreSQL is permitted to write: from here on the fence holds the deadline, whatever becomes of us.
+    fn arm_ahead(&mut self) -> Result<(), Failure> {
+        let lease = self.leases.primary.ok_or(Failure::NoLease)?;
+        self.shared.fence.confirmed(lease.valid_until.0);
+        self.may_write = true;
+        Ok(())
+    }
+
+    // --- keys -----------------------------------------------------------------------------------------------------
+
+    async fn write(&self, key: &Key, guard: &KeyGuard, value: String) -> Result<(), Failure> {
+        self.shared.registry.write(key, guard, value, self.timeout).await.map_err(write(name(key)))
+    }
+
+    async fn write_as_holder(
+        &self,
+        lock: &LockGuard,
+        key: &Key,
+        guard: Option<&KeyGuard>,
+        value: Option<String>,
+    ) -> Result<(), Failure> {
+        let registry = &self.shared.registry;
+        registry.write_as_holder(lock, key, guard, value, self.timeout).await.map_err(write(name(key)))
+    }
+
+    /// Best effort, to one voter after the other.
+    async fn move_leadership(&self) {
+        let handle = &self.shared.handle;
+        let me = handle.header().member_id;
+        let published = |name: &str| self.view.is_some_and(|view| view.members.contains_key(name));
+        let mut voters: Vec<_> =
+            handle.members().into_iter().filter(|member| member.id != me && !member.is_learner).collect();
+        // A witness publishes no member key and neither does a dead node; a live member is the surer bet of the two.
+        voters.sort_by_key(|member| !published(&member.name));
+        for voter in voters {
+            match handle.move_leader(voter.id, MOVE_TIMEOUT).await {
+                Ok(()) => {
+                    tracing::info!(member = voter.name, "moved the store's leadership away from the primary");
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, member = voter.name, "the store's leadership was not moved")
+                }
+            }
+        }
+    }
+
+    // --- PostgreSQL -----------------------------------------------------------------------------------------------
+
+    async fn fence(&mut self) -> Result<(), Failure> {
+        let fenced = self.shared.fence.request();
+        // The fence first: an operation that hangs while it is aborted must not delay it. What the operation may have
+        // started meanwhile is hit by the fence's watch.
+        let done = tokio::time::timeout(self.shared.config.stop_budget * 2, fenced).await;
+        self.slot.abort().await;
+        done.map(drop).map_err(|_| Failure::Overrun("the fence"))
+    }
+
+    fn start_checkpoint(&mut self) {
+        if self.checkpoint.as_ref().is_some_and(|running| !running.is_finished()) {
+            return;
+        }
+        let (instance, wake) = (self.instance.clone(), Arc::clone(&self.shared.wake));
+        *self.checkpoint = Some(tokio::spawn(async move {
+            match instance.checkpoint(CHECKPOINT_DEADLINE).await {
+                Ok(()) => wake.notify_one(),
+                Err(error) => tracing::warn!(error = chain(&error), "the checkpoint failed"),
+            }
+        }));
+    }
+
+    fn operands(&self) -> (Instance, Settings) {
+        (self.instance.clone(), self.settings.clone())
+    }
+
+    fn begin<F>(&mut self, kind: quorate_ha::OperationKind, work: F) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<(), OperationError>> + Send + 'static,
+    {
+        self.slot
+            .start(kind, async move { work.await.map_err(|error| chain(&error)) })
+            .map_err(Failure::SlotTaken)
+    }
+
+    /// "The lock is still ours", asked when it is awaited.
+    fn confirm(&self, guard: LockGuard) -> impl Future<Output = Result<(), OperationError>> + Send + 'static {
+        let (registry, timeout) = (self.shared.registry.clone(), self.timeout);
+        async move { registry.confirm_lock(&guard, timeout).await.map_err(OperationError::Lock) }
+    }
+
+    pub(crate) fn clone_from(&mut self, from: &Upstream, slot: Option<String>) -> Result<(), Failure> {
+        let (instance, settings) = self.operands();
+        let expected = self.view.and_then(|view| match view.initialize.as_ref()?.value {
+            Initialize::Done(SystemId(id)) => Some(id),
+            Initialize::Claimed => None,
+        });
+        let (source, endpoint): (String, Endpoint) = (from.name.clone(), from.endpoint.clone());
+        self.begin(quorate_ha::OperationKind::Clone, async move {
+            instance.configure(&settings).await?;
+            instance.stop(StopMode::Fast).await?;
+            tracing::info!(source, "bootstrap from leader '{source}': cloning");
+            let meter = Meter::new();
+            Ok(instance
+                .clone_from(&endpoint, slot.as_deref(), expected, &|progress| meter.tell(progress))
+                .await?)
+        })
+    }
+
+    pub(crate) fn restart(&mut self, guard: Option<LockGuard>) -> Result<(), Failure> {
+        let (instance, settings) = self.operands();
+        let confirm = match guard {
+            Some(guard) => {
+                self.arm_ahead()?;
+                Some((self.confirm(guard), self.confirm(guard)))
+            }
+            None => None,
+        };
+        self.begin(quorate_ha::OperationKind::Restart, async move {
+            instance.configure(&settings).await?;
+            if let Some((before, after)) = confirm {
+                before.await?;
+                instance.stop(StopMode::Fast).await?;
+                // A stop may take longer than a lease: the start needs the lock as it is now (S6).
+                after.await?;
+            }
+            Ok(instance.restart().await?)
+        })
+    }
+}
+
+/// Stops, for a shutdown of the agent.
+pub(crate) async fn stop_for_shutdown(instance: Instance, checkpoint_first: bool) -> Result<(), String> {
+    stop(instance, StopMode::Fast, checkpoint_first).await.map_err(|error| chain(&error))
+}
+
+/// Stops, after a checkpoint that shortens the shutdown. A failed checkpoint is no reason not to stop.
+async fn stop(instance: Instance, mode: StopMode, checkpoint_first: bool) -> Result<(), OperationError> {
+    if checkpoint_first && let Err(error) = instance.checkpoint(CHECKPOINT_DEADLINE).await {
+        tracing::warn!(error = chain(&error), "the checkpoint before the stop failed");
+    }
+    Ok(instance.stop(mode).await?)
+}
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+enum OperationError {
+    #[error("the lock could not be confirmed right before the start")]
+    Lock(#[source] WriteError),
+    #[error(transparent)]
+    Instance(#[from] quorate_pg::Error),
+}
+
+async fn bounded<T>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, quorate_pg::Error>>,
+) -> Result<T, Failure> {
+    // Twice: the callee keeps its own deadline and gets time to put things back.
+    match tokio::time::timeout(ACTION_DEADLINE * 2, work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Failure::Overrun(what)),
+    }
+}
+
+fn write(what: &'static str) -> impl Fn(WriteError) -> Failure {
+    move |source| Failure::Write { what, source }
+}
+
+fn renew(which: &'static str) -> impl Fn(quorate_node::ReadError) -> Failure {
+    move |source| Failure::Renew { which, source }
+}
+
+fn name(key: &Key) -> &'static str {
+    match key {
+        Key::Initialize => "the initialize key was not written",
+        Key::Leader => "the leader key was not written",
+        Key::Member(_) => "the member key was not written",
+        Key::Config => "the config key was not written",
+        Key::Sync => "the sync key was not written",
+        Key::History => "the history key was not written",
+        Key::Failover => "the failover key was not written",
+        Key::Status => "the status key was not written",
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Transparent errors repeat their cause.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Tells how far a clone is, every few seconds.
+struct Meter {
+    begun: Duration,
+    told: parking_lot::Mutex<Duration>,
+}
+
+impl Meter {
+    fn new() -> Meter {
+        let now = boottime();
+        Meter { begun: now, told: parking_lot::Mutex::new(now) }
+    }
+
+    fn tell(&self, progress: Progress) {
+        let now = boottime();
+        let mut told = self.told.lock();
+        if now.saturating_sub(*told) < PROGRESS {
+            return;
+        }
+        *told = now;
+        let elapsed = Moment(now).since(Moment(self.begun)).as_millis().max(1);
+        let rate = u128::from(progress.done_bytes) * 1000 / elapsed >> 20;
+        let percent = progress
+            .total_bytes
+            .filter(|total| *total > 0)
+            .map_or("?".to_owned(), |total| (progress.done_bytes.min(total) * 100 / total).to_string());
+        tracing::info!(
+            done_bytes = progress.done_bytes,
+            total_bytes = progress.total_bytes,
+            "cloning: {} MiB, {percent} %, {rate} MiB/s",
+            progress.done_bytes >> 20
+        );
+    }
+}
