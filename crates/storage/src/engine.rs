@@ -49,7 +49,7 @@ pub trait Engine: View + Send + Sync + 'static {
     /// The content as it is now, to be read while it goes on changing: call it between two batches, iterate elsewhere.
     /// Several may be alive; each costs its own pre-images.
     fn freeze(&self) -> Result<Frozen, StorageError>;
-    /// Runs `read` while no batch is being applied: all it reads belongs together. Batches wait for it, so keep it short and
-    /// do not write in it.
+    /// Runs `read` while no batch is being applied: all it reads belongs together. Batches wait for it, so keep it short; do
+    /// not write in it, and do not nest it (a waiting batch would stand between the two).
     fn consistent(&self, read: &mut dyn FnMut(&dyn View));
 }

@@ -242,9 +242,9 @@ impl Shared {
     /// Changes the state that readers see and queues the command, as one step. Blocks while the queue is full.
     fn submit(&self, size: usize, change: impl FnOnce(&mut State, Completion) -> Command, done: Completion) {
         let mut state = self.state.lock();
-        // A command larger than the bound passes when it is alone.
-        while state.queued_bytes > 0 && state.queued_bytes + size > self.options.queue_bytes && !state.closing
-        {
+        // A command larger than the bound passes when it is alone. A committed index that waits for company does not count:
+        // the writer would not come for it, and this caller would wait for ever.
+        while state.waiting > 0 && state.queued_bytes + size > self.options.queue_bytes && !state.closing {
             self.space.wait(&mut state);
         }
         if state.closing {

@@ -222,6 +222,26 @@ fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
 }
 
 #[test]
+fn a_full_queue_holds_the_caller_back_and_an_oversized_append_passes_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), LogOptions { queue_bytes: 100, ..small() }).unwrap();
+    append(&log, vec![entry(1, 1, "a")]).unwrap();
+    log.save_committed(log.last());
+    append(&log, vec![entry(1, 2, vec![2; 1000])]).unwrap();
+    let (tell, told) = mpsc::channel();
+    for index in 3..200 {
+        let tell = tell.clone();
+        let done = Box::new(move |result: std::io::Result<()>| {
+            tell.send((index, result.is_ok())).expect("somebody waits")
+        });
+        log.append(vec![entry(1, index, vec![3; 90])], done);
+    }
+    for index in 3..200 {
+        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), (index, true));
+    }
+}
+
+#[test]
 fn a_second_open_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), small()).unwrap();
