@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
@@ -58,6 +59,10 @@ pub const CACHE_BYTES: u64 = 8 << 20;
 pub const CHUNK_BYTES: usize = 96 << 10;
 /// [`Engine::replace`] writes batches of about this size.
 const REPLACE_BATCH_BYTES: usize = 1 << 20;
+
+/// How long sled may take to let go of its file. It takes microseconds; beyond this the database is rebuilt.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(5);
+const RELEASE_POLL: Duration = Duration::from_millis(1);
 
 const DATA: u8 = b'd';
 const CHUNK: u8 = b'c';
@@ -305,6 +310,7 @@ impl Store {
         if !path.is_dir() {
             return Err(RebuildReason::SelfCheck("its directory is gone".into()));
         }
+        wait_for_release(path);
         let store = Store::open(path).map_err(RebuildReason::DoesNotOpen)?;
         match store.db.get(UUID_KEY) {
             Ok(Some(found)) if found == uuid.as_bytes() => Ok(store),
@@ -400,6 +406,19 @@ impl Store {
                 Some(again) => raw = again,
             }
         }
+    }
+}
+
+/// sled's own threads keep its file open, and locked, for a moment after the database was dropped. Nobody else can hold it (we
+/// hold the directory), so an engine opened anew in the same process waits instead of taking that for damage.
+fn wait_for_release(path: &Path) {
+    let Ok(file) = std::fs::File::open(path.join("db")) else { return };
+    let until = Instant::now() + RELEASE_DEADLINE;
+    // Dropping the file gives the lock back.
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+        && Instant::now() < until
+    {
+        std::thread::sleep(RELEASE_POLL);
     }
 }
 
