@@ -49,7 +49,7 @@ pub use consensus::{Committed, Consensus, Options, Peer, Role, Store};
 pub use error::{BindFailure, ConfirmFailure, MembershipFailure, ProposeFailure, StartFailure};
 pub use network::{AskError, Peers};
 pub use peer_service::{PeerHandler, PeerListener, PeerServer, Socket};
-pub use types::{Node, Proposal};
+pub use types::{Node, Proposal, reply_from_peer, reply_to_peer};
 
 /// What members ask each other, as plain messages.
 pub use quorate_wire::raft as message;

@@ -17,7 +17,7 @@ use crate::state_machine::{SnapshotFile, StateMachine};
 
 openraft::declare_raft_types!(
     /// How this project instantiates openraft.
-    pub TypeConfig:
+    pub(crate) TypeConfig:
         D = Proposal,
         R = Outcome,
         NodeId = u64,
@@ -141,4 +141,16 @@ pub(crate) fn blank() -> Bytes {
     let mut bytes = BytesMut::with_capacity(2);
     bytes.put_slice(&wire::Payload { kind: Some(wire::payload::Kind::Blank(wire::Blank {})) }.encode_to_vec());
     bytes.freeze()
+}
+
+/// A reply on its way to the member that forwarded the command.
+#[must_use]
+pub fn reply_to_peer(reply: &Reply) -> Bytes {
+    reply.encode_to_vec().into()
+}
+
+/// The other end of [`reply_to_peer`]. None if it is no reply.
+#[must_use]
+pub fn reply_from_peer(bytes: Bytes) -> Option<Reply> {
+    Reply::decode(bytes).ok()
 }

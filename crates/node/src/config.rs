@@ -1,7 +1,11 @@
 //! Everything a member is started with.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::StartError;
+use crate::identity::initial_id;
 
 /// A member's configuration. Defaults are etcd's where etcd has the setting.
 #[derive(Debug, Clone)]
@@ -67,6 +71,103 @@ impl Config {
             max_request_bytes: 1_572_864,
             quota_bytes: Some(2 << 30),
             compaction: Compaction::Revisions(10_000),
+        }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong, in one error.
+    pub fn validate(&self) -> Result<(), StartError> {
+        let mut wrong = Vec::new();
+        if self.name.is_empty() {
+            wrong.push("the member has no name".to_owned());
+        }
+        if self.peer_listen.is_empty() {
+            wrong.push("there is no address to listen on for peers".to_owned());
+        }
+        for url in std::iter::once(&self.peer_advertise).chain(self.initial_cluster.iter().map(|(_, url)| url)) {
+            if !is_peer_url(url) {
+                wrong.push(format!("the peer URL {url:?} is not of the form http://host:port"));
+            }
+        }
+        let mut names = BTreeSet::new();
+        let mut urls = BTreeSet::new();
+        for (name, url) in &self.initial_cluster {
+            if !names.insert(name) {
+                wrong.push(format!("the initial cluster names {name:?} twice"));
+            }
+            if !urls.insert(url) {
+                wrong.push(format!("the initial cluster has the peer URL {url} twice"));
+            }
+        }
+        match self.initial_cluster.iter().find(|(name, _)| *name == self.name) {
+            Some((_, url)) if *url == self.peer_advertise => {}
+            Some((_, url)) => wrong.push(format!(
+                "the initial cluster has {url} for {:?}, but this member advertises {}",
+                self.name, self.peer_advertise
+            )),
+            None => wrong.push(format!("the initial cluster does not name this member, {:?}", self.name)),
+        }
+        let ids: BTreeSet<u64> =
+            self.initial_cluster.iter().map(|(name, url)| initial_id(&self.cluster_token, name, url)).collect();
+        if ids.len() < names.len().min(urls.len()) {
+            wrong.push("two initial members have the same id; change the name of one of them".to_owned());
+        }
+        let (shortest, longest) = self.election;
+        if self.heartbeat < Duration::from_millis(10) {
+            wrong.push(format!("a heartbeat interval of {:?} is too short: at least 10 ms", self.heartbeat));
+        }
+        // openraft needs a heartbeat and a tick (13/64 of it) inside the shortest election timeout.
+        if shortest < self.heartbeat * 2 {
+            wrong.push(format!(
+                "the shortest election timeout, {shortest:?}, must be at least twice the heartbeat interval, {:?}",
+                self.heartbeat
+            ));
+        }
+        if longest <= shortest {
+            wrong.push(format!("the longest election timeout, {longest:?}, must exceed the shortest, {shortest:?}"));
+        }
+        if self.snapshot_count == 0 {
+            wrong.push("the snapshot count must not be 0".to_owned());
+        }
+        if self.max_request_bytes == 0 || self.max_request_bytes > MAX_REQUEST_BYTES {
+            wrong.push(format!("the largest request must be between 1 byte and {MAX_REQUEST_BYTES} bytes"));
+        }
+        if let Compaction::Revisions(keep) = self.compaction
+            && keep <= 0
+        {
+            wrong.push("automatic compaction must keep at least one revision".to_owned());
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(StartError::plain(wrong.join("; "))) }
+    }
+}
+
+/// A message between peers holds a page of entries and one request: beyond this it would not fit.
+const MAX_REQUEST_BYTES: usize = 32 << 20;
+
+fn is_peer_url(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("http://") else { return false };
+    let Some((host, port)) = authority.rsplit_once(':') else { return false };
+    !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_member_is_in_order() {
+        Config::single("one", PathBuf::from("/nowhere")).validate().unwrap();
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once() {
+        let mut config = Config::single("one", PathBuf::from("/nowhere"));
+        config.initial_cluster = vec![("two".to_owned(), "two:1".to_owned()), ("two".to_owned(), "two:1".to_owned())];
+        config.election = (Duration::from_millis(100), Duration::from_millis(90));
+        let error = config.validate().unwrap_err().to_string();
+        for part in ["names \"two\" twice", "http://host:port", "does not name this member", "twice the heartbeat", "must exceed"] {
+            assert!(error.contains(part), "{part:?} is missing in: {error}");
         }
     }
 }

@@ -52,3 +52,16 @@ pub struct StartError {
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
+
+impl StartError {
+    pub(crate) fn plain(what: impl Into<String>) -> StartError {
+        StartError { what: what.into(), source: None }
+    }
+
+    pub(crate) fn because(
+        what: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> StartError {
+        StartError { what: what.into(), source: Some(Box::new(source)) }
+    }
+}

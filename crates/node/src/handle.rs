@@ -1,19 +1,78 @@
-//! The member and its handle.
+//! The handle: everything a program asks of its member.
+//!
+//! ```text
+//!   propose, grant_lease      forward.rs ──► the leader's log ──► apply here ──► the answer
+//!   range, read_barrier       read.rs: a quorum confirms the leader, then this member's own state
+//!   watch                     watch/: this member's own state, live or from history
+//!   renew, time to live       forward.rs ──► the leader's lessor, confirmed by a quorum
+//! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_state::{Command, Event, LeaseId, Range, RangeReply, Reply, Revision};
+use parking_lot::Mutex;
+use quorate_consensus::{Consensus, Peers, message};
+use quorate_state::{
+    Body, Command, Event, FORMAT, Fault, LeaseGrant, LeaseId, Range, RangeReply, Rejection, Reply, Revision, View,
+};
+use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::{Config, ProposeError, ReadError, StartError};
+use crate::lessor::Lessor;
+use crate::membership::Standing;
+use crate::metrics::{Metrics, value};
+use crate::read::Rounds;
+use crate::watch::pump::Pump;
+use crate::{Config, ProposeError, ReadError, Watcher};
 
-/// A running member: owns every task. Dropping it without [`Node::shutdown`] aborts them.
-pub struct Node {}
+/// Proposals without an answer: each holds a command of at most the request limit. etcd refuses beyond 5,000 entries
+/// between commit and apply; this is counted earlier.
+pub(crate) const PENDING_PROPOSALS: usize = 8_192;
+/// The shortest time to live: a shorter one could not be told from an election.
+const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
 /// Cheap to clone; every method may be called from any task. Any member takes any request and forwards to the leader.
 #[derive(Clone)]
-pub struct Handle {}
+pub struct Handle {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the handle, the tasks and the peer service share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) id: u64,
+    pub(crate) cluster: u64,
+    pub(crate) consensus: Consensus,
+    pub(crate) peers: Peers,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) pump: Arc<Pump>,
+    pub(crate) lessor: Arc<Mutex<Lessor>>,
+    pub(crate) lease_changed: Arc<Notify>,
+    pub(crate) rounds: Rounds,
+    pub(crate) pending: Semaphore,
+    pub(crate) replacing: tokio::sync::Mutex<()>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stopped: AtomicBool,
+}
+
+impl Inner {
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// A read of the state. A fault stops the member where it is applied; a reader only hears of it.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&dyn View) -> Result<T, Fault>) -> Result<T, ReadError> {
+        if self.is_stopped() {
+            return Err(ReadError::Stopped);
+        }
+        self.consensus.read(read).map_err(|fault| {
+            tracing::error!(error = %fault, "the state cannot be read");
+            ReadError::Stopped
+        })
+    }
+}
 
 /// The answer to a proposal, with where it stands.
 #[derive(Debug, Clone)]
@@ -114,68 +173,83 @@ pub enum WatchItem {
     },
 }
 
-/// One watch. Dropping it cancels.
-pub struct Watcher {}
-
-#[allow(unused_variables, clippy::unimplemented)]
-impl Watcher {
-    /// The next item; None when the member stops. A slow reader loses nothing: it is re-fed from history. Cancel-safe.
-    pub async fn next(&mut self) -> Option<WatchItem> {
-        unimplemented!()
-    }
-    /// Some(revision) when everything up to `revision` has been taken out by `next`; None while it lags.
-    pub fn progress(&self) -> Option<Revision> {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, clippy::unimplemented)]
-impl Node {
-    /// Opens the data directory, joins or forms the cluster, starts every task. Returns when it can serve serializable
-    /// reads; a leader may not be known yet.
-    pub async fn start(config: Config) -> Result<Node, StartError> {
-        unimplemented!()
-    }
-    /// The handle.
-    pub fn handle(&self) -> Handle {
-        unimplemented!()
-    }
-    /// Hands leadership over, drains, joins every task, syncs. Bounded by `deadline`.
-    pub async fn shutdown(self, deadline: Duration) {
-        unimplemented!()
-    }
-    /// Resolves when the member has failed (a failed sync, a fault in apply) with the sentence for the operator.
-    pub async fn failed(&self) -> String {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, clippy::unimplemented)]
 impl Handle {
     /// Proposes at the leader (forwarded if need be) and waits until this member has applied it.
     pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
-        unimplemented!()
+        self.inner.propose(command, timeout).await
     }
+
     /// Linearizable unless `request.serializable`.
     pub async fn range(&self, request: Range, timeout: Duration) -> Result<RangeReply, ReadError> {
-        unimplemented!()
+        if !request.serializable {
+            self.inner.read_barrier(timeout).await?;
+        }
+        if request.range_end.is_empty() {
+            return self.inner.read(|view| quorate_state::range(view, &request))?.map_err(ReadError::Rejected);
+        }
+        // A large range takes its time; it takes it on a thread that answers nobody else.
+        self.blocking(move |view| quorate_state::range(view, &request)).await
     }
+
+    /// Evaluates a transaction that only reads, like [`Handle::range`] on one instant of this member's state.
+    pub async fn read_txn(
+        &self,
+        txn: quorate_state::Txn,
+        serializable: bool,
+        timeout: Duration,
+    ) -> Result<quorate_state::TxnReply, ReadError> {
+        if !serializable {
+            self.inner.read_barrier(timeout).await?;
+        }
+        self.blocking(move |view| quorate_state::txn_read(view, &txn)).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn View) -> Result<Result<T, Rejection>, Fault> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let inner = Arc::clone(&self.inner);
+        let read = tokio::task::spawn_blocking(move || inner.read(read)).await;
+        read.unwrap_or(Err(ReadError::Stopped))?.map_err(ReadError::Rejected)
+    }
+
     /// Returns when everything that was committed anywhere before the call has been applied here (ReadIndex).
     pub async fn read_barrier(&self, timeout: Duration) -> Result<(), ReadError> {
-        unimplemented!()
+        self.inner.read_barrier(timeout).await
     }
+
     /// A watch on this member's state; works on followers and survives leader changes and snapshot installs.
+    #[must_use]
     pub fn watch(&self, spec: WatchSpec) -> Watcher {
-        unimplemented!()
+        self.inner.pump.watch(self.inner.consensus.clone(), spec)
     }
+
     /// Creates a lease with an id of the store's choosing. The caller's deadline starts before the call.
-    pub async fn grant_lease(&self, id: Option<LeaseId>, ttl: Duration, timeout: Duration) -> Result<LeaseId, ProposeError> {
-        unimplemented!()
+    pub async fn grant_lease(
+        &self,
+        id: Option<LeaseId>,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseId, ProposeError> {
+        let ttl_ms = crate::forward::millis(ttl.max(SHORTEST_LEASE));
+        // Random ids practically never collide; if one does, the store says so and another is drawn.
+        loop {
+            let chosen = id.unwrap_or_else(|| fastrand::i64(1..));
+            let command =
+                Command { format: FORMAT, body: Some(Body::LeaseGrant(LeaseGrant { id: chosen, ttl_ms })) };
+            match self.propose(command, timeout).await {
+                Ok(_) => return Ok(chosen),
+                Err(ProposeError::Rejected(Rejection::LeaseExists)) if id.is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
+
     /// Renews by its full ttl at the leader, whose leadership a quorum has confirmed. None: unknown or expired.
     pub async fn renew_lease(&self, id: LeaseId, timeout: Duration) -> Result<Option<Renewal>, ReadError> {
-        unimplemented!()
+        self.inner.renew_lease(id, timeout).await
     }
+
     /// (granted ttl, remaining, attached keys if asked). None: unknown or expired.
     pub async fn lease_time_to_live(
         &self,
@@ -183,38 +257,168 @@ impl Handle {
         keys: bool,
         timeout: Duration,
     ) -> Result<Option<(Duration, Duration, Vec<Bytes>)>, ReadError> {
-        unimplemented!()
+        let Some((granted, remaining)) = self.inner.time_to_live(id, timeout).await? else { return Ok(None) };
+        let keys = if keys {
+            self.inner.read_barrier(timeout).await?;
+            self.inner.read(|view| quorate_state::lease_keys(view, id))?
+        } else {
+            Vec::new()
+        };
+        Ok(Some((granted, remaining, keys)))
     }
+
     /// Every lease, as applied here.
     pub fn leases(&self) -> Result<Vec<LeaseId>, ReadError> {
-        unimplemented!()
+        let leases = self.inner.read(quorate_state::leases)?;
+        Ok(leases.into_iter().map(|lease| lease.id).collect())
     }
-    /// CRC of the keys and their history up to `revision` (0: now), with the compaction revision.
+
+    /// CRC of the keys and their history up to `revision` (0: now), with the compaction revision. Applying waits for it.
     pub async fn hash_kv(&self, revision: Revision, timeout: Duration) -> Result<(u32, Revision), ReadError> {
-        unimplemented!()
+        let hash = self.blocking(move |view| quorate_state::hash_kv(view, revision));
+        match tokio::time::timeout(timeout, hash).await {
+            Ok(hash) => hash.map(|hash| (hash.hash, hash.compact_revision)),
+            Err(_) => Err(ReadError::TimedOut),
+        }
     }
+
     /// The stamp of an answer given now.
+    #[must_use]
     pub fn header(&self) -> Header {
-        unimplemented!()
+        Header {
+            cluster_id: self.inner.cluster,
+            member_id: self.inner.id,
+            revision: self.inner.pump.revision(),
+            term: self.inner.leadership.borrow().term,
+        }
     }
+
     /// This member's state.
+    #[must_use]
     pub fn status(&self) -> Status {
-        unimplemented!()
+        let consensus = &self.inner.consensus;
+        let leader = self.inner.leadership.borrow().leader;
+        let database_bytes = consensus.database_bytes();
+        let mut errors: Vec<String> = Vec::new();
+        if leader.is_none() {
+            errors.push("etcdserver: no leader".to_owned());
+        }
+        for (member, kind) in self.alarms().unwrap_or_default() {
+            let kind = match kind {
+                quorate_state::AlarmKind::None => continue,
+                quorate_state::AlarmKind::NoSpace => "NOSPACE",
+                quorate_state::AlarmKind::Corrupt => "CORRUPT",
+            };
+            // As etcd prints its protobuf message.
+            errors.push(format!("memberID:{member} alarm:{kind} "));
+        }
+        Status {
+            header: self.header(),
+            leader,
+            is_learner: consensus.members().iter().any(|peer| peer.id == self.inner.id && !peer.voter),
+            index: consensus.last_index(),
+            applied: *consensus.applied().borrow(),
+            database_bytes,
+            database_in_use_bytes: database_bytes,
+            log_bytes: consensus.log_bytes(),
+            errors,
+        }
     }
+
     /// Changes of the leader, as known here.
-    pub fn leadership(&self) -> tokio::sync::watch::Receiver<Leadership> {
-        unimplemented!()
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
     }
+
     /// The membership.
+    #[must_use]
     pub fn members(&self) -> Vec<Member> {
-        unimplemented!()
+        let published = self.inner.read(quorate_state::members).unwrap_or_default();
+        let peers = self.inner.consensus.members();
+        let members = peers.into_iter().map(|peer| {
+            let published = published.iter().find(|member| member.id == peer.id);
+            Member {
+                id: peer.id,
+                name: published.map(|member| member.name.clone()).unwrap_or_default(),
+                peer_urls: vec![peer.node.url],
+                client_urls: published.map(|member| member.client_urls.clone()).unwrap_or_default(),
+                is_learner: !peer.voter,
+            }
+        });
+        members.collect()
     }
+
     /// Asks the leader, which may be another member, to hand over to `target`.
     pub async fn move_leader(&self, target: u64, timeout: Duration) -> Result<(), ReadError> {
-        unimplemented!()
+        self.inner.move_leader(target, timeout).await
     }
+
     /// Raised alarms as (member, kind).
     pub fn alarms(&self) -> Result<Vec<(u64, quorate_state::AlarmKind)>, ReadError> {
-        unimplemented!()
+        self.inner.read(quorate_state::alarms)
+    }
+
+    /// This member's metrics in Prometheus' text form, under etcd's names where it has them.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let consensus = &self.inner.consensus;
+        let metrics = &self.inner.metrics;
+        metrics.proposals_committed.set(value(*consensus.applied().borrow()));
+        let bytes = value(consensus.database_bytes());
+        metrics.database_bytes.set(bytes);
+        metrics.database_in_use_bytes.set(bytes);
+        metrics.log_bytes.set(value(consensus.log_bytes()));
+        let (watchers, lagging) = self.inner.pump.count();
+        metrics.watchers.set(value(watchers as u64));
+        metrics.slow_watchers.set(value(lagging as u64));
+        metrics.encode()
+    }
+}
+
+/// Answers peers. Before this member has found its place it only introduces itself.
+pub(crate) struct Answerer {
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) inner: Arc<std::sync::OnceLock<std::sync::Weak<Inner>>>,
+}
+
+impl Answerer {
+    fn inner(&self) -> Option<Arc<Inner>> {
+        self.inner.get().and_then(std::sync::Weak::upgrade)
+    }
+}
+
+impl quorate_consensus::PeerHandler for Answerer {
+    fn hello(&self, hello: message::HelloRequest) -> message::HelloResponse {
+        let peers = self.inner().map(|inner| inner.consensus.members()).unwrap_or_default();
+        let members = peers
+            .into_iter()
+            .map(|peer| message::Node { id: peer.id, name: peer.node.name, url: peer.node.url })
+            .collect();
+        self.standing.hello(&hello, members)
+    }
+
+    fn ask(
+        &self,
+        question: message::question::Question,
+        deadline: Duration,
+    ) -> futures_util::future::BoxFuture<'static, message::Answer> {
+        use message::question::Question;
+        let inner = self.inner();
+        Box::pin(async move {
+            let answer = match inner {
+                None => crate::forward::failure(message::FailureKind::Stopped, None),
+                Some(inner) if inner.is_stopped() => crate::forward::failure(message::FailureKind::Stopped, None),
+                Some(inner) => match question {
+                    Question::Propose(propose) => inner.answer_propose(propose.payload, deadline).await,
+                    Question::ReadIndex(_) => inner.answer_read_index(deadline).await,
+                    Question::RenewLease(renew) => inner.answer_renew(renew.id, deadline).await,
+                    Question::LeaseTimeToLive(lease) => inner.answer_time_to_live(lease.id, deadline).await,
+                    Question::MoveLeader(transfer) => inner.answer_move_leader(transfer.target).await,
+                    Question::Replace(replace) => inner.answer_replace(replace).await,
+                },
+            };
+            message::Answer { answer: Some(answer) }
+        })
     }
 }

@@ -1,0 +1,305 @@
+//! A member from start to end: what is opened, which tasks run, in which order they stop.
+//!
+//! Start: lock the directory, read who we are, listen for peers, find our place in the cluster, open the store, start
+//! consensus, start the tasks. Peers are listened to before the place is known, because finding it is a conversation.
+//!
+//! Stop, in this order: hand the leadership over (an outage of a round trip instead of an election), stop answering, end
+//! the tasks, stop consensus, close the log. Every step is bounded; what the deadline cuts off is what a crash would have
+//! cut off, and the log is made for that.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate_consensus::{Consensus, Options, PeerListener, PeerServer, Peers, Socket, Store};
+use quorate_state::{Body, Command, FORMAT, PublishMember};
+use quorate_storage::{DirLock, StorageError};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::handle::{Answerer, Inner, PENDING_PROPOSALS};
+use crate::identity::{Identity, Place};
+use crate::lessor::Lessor;
+use crate::membership::{self, Standing};
+use crate::metrics::Metrics;
+use crate::observer::NodeObserver;
+use crate::read::Rounds;
+use crate::watch::pump::Pump;
+use crate::{Config, Handle, Leadership, StartError, compactor, lease_task, quota, read};
+
+/// A process that was just killed, or a node of this process that was just dropped, lets go of its directory in a moment.
+const LOCK: Duration = Duration::from_secs(5);
+/// One announcement of the own name and URLs.
+const PUBLISH: Duration = Duration::from_secs(5);
+/// Before an announcement that failed is tried again.
+const PUBLISH_AGAIN: Duration = Duration::from_millis(500);
+
+/// A running member: owns every task. Dropping it without `shutdown` aborts them.
+pub struct Node {
+    inner: Arc<Inner>,
+    server: Option<PeerServer>,
+    tasks: JoinSet<()>,
+    /// Held until everything that works in the directory has ended.
+    lock: Option<DirLock>,
+    failure: watch::Receiver<Option<String>>,
+}
+
+impl Node {
+    /// Opens the data directory, joins or forms the cluster, starts every task. Returns when it can serve serializable
+    /// reads; a leader may not be known yet.
+    pub async fn start(config: Config) -> Result<Node, StartError> {
+        config.validate()?;
+        if config.initial_cluster.len() == 2 {
+            tracing::warn!("two voters tolerate no failure: losing either one stops writes; add a third, or a witness");
+        }
+        let lock = lock_directory(&config.data_dir).await?;
+        let identity = Identity::load(&config.data_dir)?;
+        let standing = Arc::new(Standing::new(&config, identity));
+        let listener = PeerListener::bind(&config.peer_listen)
+            .await
+            .map_err(|error| StartError { what: error.to_string(), source: None })?;
+        let socket = Socket::default();
+        let answering: Arc<OnceLock<std::sync::Weak<Inner>>> = Arc::default();
+        let answerer = Answerer { standing: Arc::clone(&standing), inner: Arc::clone(&answering) };
+        let server = listener.serve(socket.clone(), Arc::new(answerer));
+        let peers = Peers::new();
+
+        let identity = membership::find_place(&config, &standing, &peers).await?;
+        let (cluster, id) = match identity.place {
+            Place::Founder { cluster, id, .. } | Place::Replacement { cluster, id } => (cluster, id),
+            Place::Fresh => return Err(StartError::plain("this member found no place in a cluster")),
+        };
+
+        let metrics = Metrics::new();
+        let fsync = metrics.fsync.clone();
+        let on_sync: quorate_storage::OnSync = Arc::new(move |took: Duration| fsync.observe(took.as_secs_f64()));
+        let directory = config.data_dir.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&directory, Some(on_sync))).await;
+        let store = match store {
+            Ok(store) => store.map_err(|error| StartError::because("opening the data directory", error))?,
+            Err(panic) => return Err(StartError::because("opening the data directory", panic)),
+        };
+        let pump = Arc::new(Pump::new());
+        let lessor = Arc::new(Mutex::new(Lessor::new()));
+        let lease_changed = Arc::new(Notify::new());
+        let observer = NodeObserver {
+            pump: Arc::clone(&pump),
+            lessor: Arc::clone(&lessor),
+            lease_changed: Arc::clone(&lease_changed),
+            metrics: Arc::clone(&metrics),
+        };
+        let options = Options {
+            id,
+            cluster,
+            cluster_name: config.cluster_token.clone(),
+            heartbeat: config.heartbeat,
+            election: config.election,
+            snapshot_count: config.snapshot_count,
+        };
+        let consensus = Consensus::start(options, store, peers.clone(), socket, Box::new(observer))
+            .await
+            .map_err(|error| StartError::because("starting consensus", error))?;
+        if matches!(identity.place, Place::Founder { .. }) && consensus.members().is_empty() {
+            consensus
+                .form(standing.initial.clone())
+                .await
+                .map_err(|error| StartError::because("forming the cluster", error))?;
+        }
+
+        let (rounds, waiting) = Rounds::new();
+        let (leadership_sender, leadership) = watch::channel(Leadership { term: 0, leader: None });
+        let failure = consensus.failure();
+        let inner = Arc::new(Inner {
+            config,
+            id,
+            cluster,
+            consensus,
+            peers,
+            standing,
+            pump,
+            lessor,
+            lease_changed,
+            rounds,
+            pending: Semaphore::new(PENDING_PROPOSALS),
+            replacing: tokio::sync::Mutex::new(()),
+            leadership,
+            metrics,
+            stopped: AtomicBool::new(false),
+        });
+        // Set once, here.
+        let _ = answering.set(Arc::downgrade(&inner));
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_leadership(Arc::clone(&inner), leadership_sender));
+        tasks.spawn(read::run(Arc::clone(&inner), waiting));
+        tasks.spawn(lease_task::run(Arc::clone(&inner)));
+        tasks.spawn(compactor::run(Arc::clone(&inner)));
+        tasks.spawn(quota::run(Arc::clone(&inner)));
+        let node = Node { inner, server: Some(server), tasks, lock: Some(lock), failure };
+        let mut node = if matches!(identity.place, Place::Replacement { .. }) {
+            let taken_in = membership::take_over(Arc::clone(&node.inner)).await;
+            if let Err(error) = taken_in {
+                node.shutdown(Duration::from_secs(1)).await;
+                return Err(error);
+            }
+            node
+        } else {
+            node
+        };
+        node.tasks.spawn(publish(Arc::clone(&node.inner)));
+        tracing::info!(
+            member = format!("{id:016x}"),
+            cluster = format!("{cluster:016x}"),
+            name = node.inner.config.name,
+            "the member has started"
+        );
+        Ok(node)
+    }
+
+    /// The handle.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { inner: Arc::clone(&self.inner) }
+    }
+
+    /// Hands leadership over, drains, joins every task, syncs. Bounded by `deadline`.
+    pub async fn shutdown(mut self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        self.hand_over(until).await;
+        self.inner.stopped.store(true, Ordering::Release);
+        self.inner.pump.stop();
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+        self.inner.consensus.shutdown(left(until)).await;
+        if let Some(server) = self.server.take() {
+            server.shutdown(left(until).min(Duration::from_millis(500))).await;
+        }
+        self.lock.take();
+        tracing::info!(member = format!("{:016x}", self.inner.id), "the member has stopped");
+    }
+
+    /// Tries the most caught-up voter first. Half of the time at most: the rest is for closing.
+    async fn hand_over(&self, until: Instant) {
+        let consensus = &self.inner.consensus;
+        let until = Instant::now() + until.saturating_duration_since(Instant::now()) / 2;
+        let mut role = consensus.role();
+        while consensus.leads() && Instant::now() < until {
+            let Some(target) = consensus.best_successor() else { return };
+            if consensus.hand_over(target).await.is_err() {
+                return;
+            }
+            let id = self.inner.id;
+            let attempt = (Instant::now() + Duration::from_millis(500)).min(until);
+            let moved = role.wait_for(|role| role.leader.is_some_and(|leader| leader != id));
+            if tokio::time::timeout_at(attempt, moved).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Resolves when the member has failed (a failed sync, a fault in apply) with the sentence for the operator.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        let failed = match failure.wait_for(Option::is_some).await {
+            Ok(sentence) => sentence.clone(),
+            // Stopped in order: then it never fails.
+            Err(_) => None,
+        };
+        match failed {
+            Some(sentence) => sentence,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Node {
+    /// Like a crash, as far as the others are concerned; the directory is let go of when consensus has ended.
+    fn drop(&mut self) {
+        let Some(lock) = self.lock.take() else { return };
+        self.inner.stopped.store(true, Ordering::Release);
+        self.inner.pump.stop();
+        self.tasks.abort_all();
+        drop(self.server.take());
+        let consensus = self.inner.consensus.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                consensus.shutdown(LOCK).await;
+                drop(lock);
+            });
+        }
+    }
+}
+
+async fn lock_directory(dir: &Path) -> Result<DirLock, StartError> {
+    let until = Instant::now() + LOCK;
+    loop {
+        match DirLock::acquire(dir) {
+            Ok(lock) => return Ok(lock),
+            Err(StorageError::Locked { .. }) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error @ StorageError::Locked { .. }) => {
+                let what = format!("{error}; stop it, or configure another data directory");
+                return Err(StartError { what, source: None });
+            }
+            Err(error) => return Err(StartError::because(format!("locking {}", dir.display()), error)),
+        }
+    }
+}
+
+/// Tells the handle's users, and the metrics, who leads.
+async fn follow_leadership(inner: Arc<Inner>, leadership: watch::Sender<Leadership>) {
+    let mut role = inner.consensus.role();
+    loop {
+        let now = *role.borrow_and_update();
+        let before = *leadership.borrow();
+        if (now.term, now.leader) != (before.term, before.leader) {
+            inner.metrics.has_leader.set(i64::from(now.leader.is_some()));
+            inner.metrics.is_leader.set(i64::from(now.leader == Some(inner.id)));
+            if let Some(leader) = now.leader
+                && before.leader != Some(leader)
+            {
+                inner.metrics.leader_changes.inc();
+                tracing::info!(
+                    member = format!("{:016x}", inner.id),
+                    leader = format!("{leader:016x}"),
+                    term = now.term,
+                    "the store has a leader"
+                );
+            }
+            leadership.send_replace(Leadership { term: now.term, leader: now.leader });
+        }
+        if role.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Announces the name and the client URLs of this member, until that is applied.
+async fn publish(inner: Arc<Inner>) {
+    let published = || {
+        let members = inner.read(quorate_state::members).unwrap_or_default();
+        members.into_iter().any(|member| {
+            member.id == inner.id && member.name == inner.config.name && member.client_urls == inner.config.client_urls
+        })
+    };
+    loop {
+        if inner.read_barrier(PUBLISH).await.is_ok() && published() {
+            return;
+        }
+        let body = Body::PublishMember(PublishMember {
+            member: inner.id,
+            name: inner.config.name.clone(),
+            client_urls: inner.config.client_urls.clone(),
+        });
+        let command = Command { format: FORMAT, body: Some(body) };
+        if let Err(error) = inner.propose(command, PUBLISH).await {
+            tracing::debug!(error = %error, "announcing this member is tried again");
+            tokio::time::sleep(PUBLISH_AGAIN).await;
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What the member does with what was applied: the watch hub, the lessor and the counters hear of it, on the apply thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate_consensus::{Applied, Observer};
+use quorate_state::{Body, Fault, ReplyBody, View};
+use tokio::sync::Notify;
+
+use crate::clock::boottime;
+use crate::lessor::Lessor;
+use crate::metrics::{Metrics, value};
+use crate::watch::pump::Pump;
+
+pub(crate) struct NodeObserver {
+    pub(crate) pump: Arc<Pump>,
+    pub(crate) lessor: Arc<Mutex<Lessor>>,
+    /// Tells the lease task that there may be an earlier deadline.
+    pub(crate) lease_changed: Arc<Notify>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Observer for NodeObserver {
+    fn applied(&mut self, chunk: Applied) {
+        let mut leases_changed = false;
+        for (command, reply) in &chunk.commands {
+            match (&command.body, &reply.body) {
+                (_, Some(ReplyBody::Rejected(_)) | None) | (None, _) => {}
+                (Some(Body::LeaseGrant(grant)), _) => {
+                    self.lessor.lock().granted(boottime(), grant.id, Duration::from_millis(grant.ttl_ms));
+                    self.metrics.leases_granted.inc();
+                    leases_changed = true;
+                }
+                (Some(Body::LeaseRevoke(revoke)), _) => {
+                    self.lessor.lock().removed(revoke.id);
+                    self.metrics.leases_revoked.inc();
+                    leases_changed = true;
+                }
+                (Some(Body::Put(_)), _) => drop(self.metrics.puts.inc()),
+                (Some(Body::DeleteRange(_)), _) => drop(self.metrics.deletes.inc()),
+                (Some(Body::Txn(_)), _) => drop(self.metrics.txns.inc()),
+                (Some(Body::Compact(_) | Body::Alarm(_) | Body::PublishMember(_)), _) => {}
+            }
+        }
+        if leases_changed {
+            self.lease_changed.notify_one();
+        }
+        self.metrics.events.inc_by(chunk.events.len() as u64);
+        self.metrics.proposals_applied.set(value(chunk.index));
+        self.metrics.revision.set(chunk.revision);
+        self.pump.publish(&chunk.events, chunk.revision);
+    }
+
+    fn restored(&mut self, view: &dyn View) -> Result<(), Fault> {
+        let leases = quorate_state::leases(view)?;
+        let leases = leases.into_iter().map(|lease| (lease.id, Duration::from_millis(lease.ttl_ms)));
+        self.lessor.lock().restored(boottime(), leases);
+        self.lease_changed.notify_one();
+        let revision = quorate_state::revision(view)?;
+        self.metrics.revision.set(revision);
+        self.pump.restored(revision);
+        Ok(())
+    }
+}

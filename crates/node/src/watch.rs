@@ -1,0 +1,6 @@
+//! Watches: [`hub`] decides who gets what, [`pump`] moves it.
+
+pub mod hub;
+pub(crate) mod pump;
+
+pub use pump::Watcher;
