@@ -1,0 +1,67 @@
+//! Promotion: a standby becomes a primary on a new timeline.
+//!
+//! The marker comes first: from the moment of `pg_promote` on this data directory may hold WAL that nobody else has, and a crash
+//! before the end must not let it pass for a standby. The checkpoint that others wait for before they rewind is a call of its own
+//! ([`Instance::checkpoint`]): it may take long, and writes are possible before.
+
+use std::time::Duration;
+
+use quorate_ha::facts::{Fork, TimelineId};
+
+use crate::control_file::ControlFile;
+use crate::data_dir::Paths;
+use crate::error::Error;
+use crate::instance::{Instance, until};
+use crate::probe::forked;
+use crate::session::Session;
+use crate::standby::nonsense;
+
+/// Between two looks at a server that leaves recovery.
+const POLL: Duration = Duration::from_millis(5);
+/// For one look.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How a promotion ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promoted {
+    /// The new timeline.
+    pub timeline: TimelineId,
+    /// Where it left its parent.
+    pub fork: Option<Fork>,
+}
+
+impl Instance {
+    /// Writes the marker, promotes, waits until the server is out of recovery. On a primary it only tells its timeline.
+    ///
+    /// # Errors
+    /// [`Error::StillBusy`] after `pg_ctl_timeout`: the promotion goes on. Other errors: it may have happened, probe.
+    pub async fn promote(&self) -> Result<Promoted, Error> {
+        const WHAT: &str = "promote";
+        let patience = self.config().pg_ctl_timeout;
+        let session = Session::local(self.config(), LOOK).await?;
+        if session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?.as_deref() == Some("t") {
+            let found = ControlFile::read(&self.config().data_dir)
+                .map_err(|error| self.wrong_directory(crate::data_dir::sentence(&error)))?;
+            // The exact number is known only afterwards; a number of this size is enough to know it is no standby.
+            let next = TimelineId(found.timeline.0.max(found.min_recovery_timeline.0) + 1);
+            Paths(self.config()).mark_primary(found.system_identifier, next)?;
+            // false: an earlier request is still under way.
+            session.query(WHAT, "SELECT pg_promote(false)", LOOK).await?;
+        }
+        let waiting = until(POLL, async || {
+            let recovery = session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?;
+            Ok((recovery.as_deref() == Some("f")).then_some(()))
+        });
+        tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| {
+            let path = self.config().data_dir.clone();
+            Err(Error::StillBusy { path, doing: "promoting", waited: patience })
+        })?;
+        let name = session
+            .value(WHAT, "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)", LOOK)
+            .await?
+            .unwrap_or_default();
+        let timeline = TimelineId(u32::from_str_radix(&name, 16).map_err(|_| nonsense(WHAT, name))?);
+        self.mark_primary(timeline)?;
+        Ok(Promoted { timeline, fork: forked(&self.config().data_dir, timeline) })
+    }
+}
