@@ -481,6 +481,10 @@ impl Loop {
         let may_write = may_write(&look.observation.instance, &look.observation.operation);
         let settings = settings::of_config(&self.observer.config(&self.shared));
         tracing::info!("stopping PostgreSQL");
+        // Load balancers stop sending at once.
+        let mut snapshot = (*self.shared.snapshot()).clone();
+        snapshot.instance.state = "stopping".into();
+        self.shared.publish(snapshot);
         if self.slot.start(OperationKind::Stop, stop_for_shutdown(self.instance.clone(), may_write)).is_err()
         {
             return; // it was aborted above, so this cannot be

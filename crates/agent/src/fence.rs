@@ -221,18 +221,6 @@ impl Fence {
         self.shared.become_state(State::Disarmed);
     }
 
-    /// The stop budget or the margin has changed.
-    pub fn set_lead(&self, lead: Duration) {
-        let mut inner = self.shared.inner.lock();
-        if inner.lead == lead {
-            return;
-        }
-        inner.lead = lead;
-        if let (State::Armed, Some(until)) = (*self.shared.state.borrow(), inner.valid_until) {
-            self.shared.set_timer(Some(until.saturating_sub(lead)));
-        }
-    }
-
     /// Kills PostgreSQL now, by the fence's own path, and returns when it is gone. Cancelling the future does not stop it.
     pub async fn request(&self) -> Record {
         let mut changes = self.shared.state.subscribe();
@@ -319,7 +307,8 @@ fn run(shared: &Shared, mut kill: Kill, mut seal: Seal) {
             }
             let begun = boottime();
             let due = inner.valid_until.is_some_and(|until| begun >= until.saturating_sub(inner.lead));
-            if !inner.requested && !(due && *shared.state.borrow() == State::Armed) {
+            let deadline_passed = due && *shared.state.borrow() == State::Armed;
+            if !(inner.requested || deadline_passed) {
                 continue; // re-armed between the expiry and the lock
             }
             shared.become_state(State::Fencing);
