@@ -290,16 +290,3 @@ fn printable(what: &str, text: &str) -> Result<(), ConfigError> {
     }
     Ok(())
 }
-
-/// Looks again until there is an answer. Unbounded: the caller holds the deadline.
-pub(crate) async fn until<T>(
-    pause: Duration,
-    mut look: impl AsyncFnMut() -> Result<Option<T>, Error>,
-) -> Result<T, Error> {
-    loop {
-        if let Some(found) = look().await? {
-            return Ok(found);
-        }
-        tokio::time::sleep(pause).await;
-    }
-}

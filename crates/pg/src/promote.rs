@@ -11,7 +11,7 @@ use quorate_ha::facts::{Fork, TimelineId};
 use crate::control_file::ControlFile;
 use crate::data_dir::Paths;
 use crate::error::Error;
-use crate::instance::{Instance, until};
+use crate::instance::Instance;
 use crate::probe::forked;
 use crate::session::Session;
 use crate::standby::nonsense;
@@ -48,10 +48,12 @@ impl Instance {
             // false: an earlier request is still under way.
             session.query(WHAT, "SELECT pg_promote(false)", LOOK).await?;
         }
-        let waiting = until(POLL, async || {
-            let recovery = session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?;
-            Ok((recovery.as_deref() == Some("f")).then_some(()))
-        });
+        let waiting = async {
+            while session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?.as_deref() != Some("f") {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        };
         tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| {
             let path = self.config().data_dir.clone();
             Err(Error::StillBusy { path, doing: "promoting", waited: patience })

@@ -35,7 +35,7 @@ use crate::config::InstanceConfig;
 use crate::data_dir::Paths;
 use crate::error::{Error, QueryError};
 use crate::files;
-use crate::instance::{Instance, until};
+use crate::instance::Instance;
 use crate::process::{self, Running, Status};
 use crate::session::Session;
 
@@ -134,7 +134,7 @@ impl Instance {
         let first: Option<String> =
             session.value(WHAT, "SELECT pg_last_wal_replay_lsn()::text", deadline).await?;
         // 2. So has the startup process.
-        until(POLL, async || {
+        loop {
             let rows = session
                 .query(
                     WHAT,
@@ -157,21 +157,17 @@ impl Instance {
                 .any(|event| matches!(event.as_str(), "RecoveryRetrieveRetryInterval" | "RecoveryPause"));
             let moved = replayed.iter().flatten().next() != Some(&first);
             // Without a startup process there is no recovery: promoted meanwhile, and nothing to receive.
-            Ok((waits || moved || startup.is_empty()).then_some(()))
-        })
-        .await?;
+            if waits || moved || startup.is_empty() {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
         // 3. And there is none.
-        until(POLL, async || {
-            let left = session
-                .value(
-                    WHAT,
-                    "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'",
-                    deadline,
-                )
-                .await?;
-            Ok((left.as_deref() == Some("0")).then_some(()))
-        })
-        .await
+        const LEFT: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'";
+        while session.value(WHAT, LEFT, deadline).await?.as_deref() != Some("0") {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// Returns a new connection that shows `value` for a parameter: proof that the postmaster has read it and has signalled
@@ -184,7 +180,7 @@ impl Instance {
     ) -> Result<Session, Error> {
         const WHAT: &str = "has the postmaster read its configuration";
         let mut tries = 0_u32;
-        until(POLL, async || {
+        loop {
             let session = Session::local(self.config(), deadline).await?;
             // The file of the winning line tells an override from a late reload.
             let rows = session
@@ -201,7 +197,7 @@ impl Instance {
                 return Err(nonsense(WHAT, format!("{row:?}")));
             };
             if found == value {
-                return Ok(Some(session));
+                return Ok(session);
             }
             tries += 1;
             let foreign = source
@@ -210,9 +206,8 @@ impl Instance {
             if foreign && tries > 3 {
                 return Err(Error::Overridden { name, found: found.clone() });
             }
-            Ok(None)
-        })
-        .await
+            tokio::time::sleep(POLL).await;
+        }
     }
 }
 

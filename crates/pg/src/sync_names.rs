@@ -65,7 +65,7 @@ use crate::config::InstanceConfig;
 use crate::data_dir::Paths;
 use crate::error::Error;
 use crate::files;
-use crate::instance::{Instance, until};
+use crate::instance::Instance;
 use crate::process::{self, Running, Status};
 use crate::session::Session;
 use crate::standby::nonsense;
@@ -209,8 +209,9 @@ impl Instance {
             // 1.
             let session = self.postmaster_shows("synchronous_standby_names", &barrier, deadline).await?;
             // 2.
-            until(POLL, async || Ok(old_walsenders(&session, deadline).await?.is_empty().then_some(())))
-                .await?;
+            while !old_walsenders(&session, deadline).await?.is_empty() {
+                tokio::time::sleep(POLL).await;
+            }
             // 3.
             self.commits_wait(&session, deadline).await?;
         }
@@ -230,11 +231,13 @@ impl Instance {
         prober.query(WHAT, "SET synchronous_commit = on", deadline).await?;
         loop {
             let commit = prober.query(WHAT, "SELECT pg_logical_emit_message(true, 'quorate', '')", deadline);
-            let waiting = until(POLL, async || {
+            let waiting = async {
                 let sql = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}");
-                let event = observer.value(WHAT, &sql, deadline).await?;
-                Ok((event.as_deref() == Some("SyncRep")).then_some(()))
-            });
+                while observer.value(WHAT, &sql, deadline).await?.as_deref() != Some("SyncRep") {
+                    tokio::time::sleep(POLL).await;
+                }
+                Ok::<(), Error>(())
+            };
             tokio::pin!(commit);
             tokio::select! {
                 seen = waiting => {
