@@ -42,6 +42,8 @@ mod log_store;
 mod network;
 mod peer_service;
 mod state_machine;
+#[cfg(test)]
+mod suite;
 mod types;
 
 pub use apply_thread::{Applied, Observer};
