@@ -1,0 +1,104 @@
+//! `etcdserverpb.KV`: range, put, delete, transactions, compaction.
+//!
+//! Writes and transactions are proposals; a range is linearizable unless it asks not to be. Which of the two waits for
+//! what is the handle's business.
+
+use std::sync::Arc;
+
+use quorate_state::{Body, Compact, ReplyBody, Revision};
+use quorate_wire::etcdserverpb::kv_server::Kv;
+use quorate_wire::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+use crate::{convert, header, status, validate};
+
+/// The service.
+pub(crate) struct KvService(pub(crate) Arc<Context>);
+
+/// A command's answer, and the header that goes with it.
+struct Answer {
+    body: ReplyBody,
+    revision: Revision,
+    header: ResponseHeader,
+}
+
+impl KvService {
+    async fn propose(&self, body: Body) -> Result<Answer, Status> {
+        let Context { handle, options, .. } = &*self.0;
+        let applied = handle
+            .propose(convert::command(body), options.request_timeout)
+            .await
+            .map_err(|error| status::of_proposal(&error))?;
+        let revision = applied.reply.revision;
+        let header = header::applied(handle.header(), revision, applied.term);
+        let body = applied.reply.body.ok_or(status::MALFORMED_REPLY)?;
+        Ok(Answer { body, revision, header })
+    }
+
+    fn fits(&self, request: &impl prost::Message) -> Result<(), Status> {
+        Ok(validate::size(request, self.0.options.max_request_bytes)?)
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        self.0.admit(request.metadata())?;
+        let request = request.into_inner();
+        validate::range(&request)?;
+        let Context { handle, options, .. } = &*self.0;
+        let reply = handle
+            .range(convert::range(request), options.request_timeout)
+            .await
+            .map_err(|error| status::of_read(&error))?;
+        let header = header::at(handle.header(), reply.revision);
+        Ok(Response::new(convert::range_reply(reply, header)))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.0.admit(request.metadata())?;
+        let request = request.into_inner();
+        validate::put(&request)?;
+        self.fits(&request)?;
+        let answer = self.propose(Body::Put(convert::put(request))).await?;
+        let ReplyBody::Put(reply) = answer.body else { return Err(status::MALFORMED_REPLY.into()) };
+        Ok(Response::new(convert::put_reply(reply, answer.header)))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.0.admit(request.metadata())?;
+        let request = request.into_inner();
+        validate::delete_range(&request)?;
+        self.fits(&request)?;
+        let answer = self.propose(Body::DeleteRange(convert::delete_range(request))).await?;
+        let ReplyBody::DeleteRange(reply) = answer.body else { return Err(status::MALFORMED_REPLY.into()) };
+        Ok(Response::new(convert::delete_reply(reply, answer.header)))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.0.admit(request.metadata())?;
+        let request = request.into_inner();
+        validate::txn(&request, self.0.options.max_txn_ops)?;
+        self.fits(&request)?;
+        let answer = self.propose(Body::Txn(convert::txn(request)?)).await?;
+        let ReplyBody::Txn(reply) = answer.body else { return Err(status::MALFORMED_REPLY.into()) };
+        Ok(Response::new(convert::txn_reply(reply, answer.revision, answer.header)?))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        self.0.admit(request.metadata())?;
+        let CompactionRequest { revision, physical } = request.into_inner();
+        let answer = self.propose(Body::Compact(Compact { revision, physical })).await?;
+        Ok(Response::new(CompactionResponse { header: Some(answer.header) }))
+    }
+}
