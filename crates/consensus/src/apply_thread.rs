@@ -63,7 +63,6 @@ pub struct Applied {
 
 /// What others may look at. The thread writes it, everybody reads.
 pub(crate) struct Shared {
-    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) state: Mutex<AppliedState>,
     pub(crate) applied_index: watch::Sender<u64>,
     pub(crate) failure: watch::Sender<Option<String>>,
@@ -127,13 +126,13 @@ pub(crate) fn start(
     observer.restored(&*engine).map_err(Failure::from)?;
     let index = state.applied.map_or(0, |at| at.index());
     let shared = Arc::new(Shared {
-        engine,
         state: Mutex::new(state),
         applied_index: watch::Sender::new(index),
         failure: watch::Sender::new(None),
     });
     let (jobs, queue) = sync_channel(JOBS);
     let thread = ApplyThread {
+        engine,
         shared: Arc::clone(&shared),
         snapshots,
         observer,
@@ -178,6 +177,7 @@ fn newest(snapshots: &Snapshots) -> io::Result<std::path::PathBuf> {
 }
 
 struct ApplyThread {
+    engine: Arc<dyn Engine>,
     shared: Arc<Shared>,
     snapshots: Snapshots,
     observer: Box<dyn Observer>,
@@ -234,7 +234,7 @@ impl ApplyThread {
 
     fn apply(&mut self, chunk: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> Result<(), Failure> {
         let Some(last) = chunk.last().map(|(entry, _)| entry.log_id) else { return Ok(()) };
-        let engine = Arc::clone(&self.shared.engine);
+        let engine = Arc::clone(&self.engine);
         let mut applier = Applier::new(&*engine as &dyn View);
         let mut membership: Option<StoredMembership> = None;
         let mut commands = Vec::new();
@@ -306,7 +306,7 @@ impl ApplyThread {
             Compaction::Going(cursor) => Some(cursor),
         };
         let slice = self.guarded(|this| {
-            let engine = &*this.shared.engine;
+            let engine = &*this.engine;
             let (batch, next) = quorate_state::compact_slice(engine as &dyn View, cursor, COMPACTION_SLICE)?;
             if !batch.is_empty() {
                 engine.write(&batch)?;
@@ -324,7 +324,7 @@ impl ApplyThread {
     fn build(&mut self, done: Done<Built>) {
         let mut frozen = None;
         let result = self.guarded(|this| {
-            frozen = Some(this.shared.engine.freeze()?);
+            frozen = Some(this.engine.freeze()?);
             Ok(())
         });
         let (Ok(()), Some(mut pairs)) = (result, frozen) else {
@@ -373,7 +373,7 @@ impl ApplyThread {
         }
         let path = if file.is_incoming() { newest(&self.snapshots)? } else { file.path().to_path_buf() };
         let mut pairs = self.snapshots.read(&path)?;
-        let engine = Arc::clone(&self.shared.engine);
+        let engine = Arc::clone(&self.engine);
         // The file holds the position and the membership too, as they were written with the last batch before it.
         engine.replace(&mut pairs)?;
         let mut batch = Batch::default();

@@ -11,7 +11,7 @@ use openraft::errors::{
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::WaitError;
 use openraft::{ChangeMembers, Instant, LinearizerOption, ServerState, SnapshotPolicy};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use quorate_state::{Reply, View};
 use quorate_storage::{Engine, Log, LogOptions, OnSync, Opened, SledEngine, Snapshots, StorageError};
 use tokio::sync::watch;
@@ -150,6 +150,8 @@ struct Inner {
     raft: Raft,
     id: u64,
     shared: Arc<Shared>,
+    /// Taken at shutdown: a handle that somebody keeps does not keep the database open.
+    engine: RwLock<Option<Arc<dyn Engine>>>,
     log: Log,
     socket: Socket,
     role: watch::Receiver<Role>,
@@ -175,7 +177,7 @@ impl Consensus {
     ) -> Result<Consensus, StartFailure> {
         let config = Arc::new(options.to_openraft()?);
         let Store { log, engine, snapshots } = store;
-        let (jobs, shared, apply) = apply_thread::start(engine, snapshots.clone(), log.purged(), observer)?;
+        let (jobs, shared, apply) = apply_thread::start(Arc::clone(&engine), snapshots.clone(), log.purged(), observer)?;
         let machine = StateMachine::new(jobs, Arc::clone(&shared));
         let network = NetworkFactory::new(peers, options.cluster);
         let raft = Raft::new(options.id, config, network, LogStore::new(log.clone()), machine).await;
@@ -188,7 +190,8 @@ impl Consensus {
         let (send, role) = watch::channel(Role::default());
         let role_task = tokio::spawn(follow_metrics(raft.clone(), log.clone(), send, shared.failure.clone()));
         let apply = Mutex::new(Some(apply));
-        let inner = Inner { raft, id: options.id, shared, log, socket, role, apply, role_task };
+        let engine = RwLock::new(Some(engine));
+        let inner = Inner { raft, id: options.id, shared, engine, log, socket, role, apply, role_task };
         Ok(Consensus { inner: Arc::new(inner) })
     }
 
@@ -222,22 +225,26 @@ impl Consensus {
         self.inner.shared.failure.subscribe()
     }
 
-    /// Reads several keys as of one instant. Applying waits for it: keep it short.
-    pub fn read<T>(&self, read: impl FnOnce(&dyn View) -> T) -> T {
+    fn engine(&self) -> Option<Arc<dyn Engine>> {
+        self.inner.engine.read().clone()
+    }
+
+    /// Reads several keys as of one instant. Applying waits for it: keep it short. None when this member has stopped.
+    pub fn read<T>(&self, read: impl FnOnce(&dyn View) -> T) -> Option<T> {
         let mut read = Some(read);
         let mut result = None;
-        self.inner.shared.engine.consistent(&mut |view| {
+        self.engine()?.consistent(&mut |view| {
             if let Some(read) = read.take() {
                 result = Some(read(view));
             }
         });
-        result.expect("the engine calls the reader once")
+        result
     }
 
     /// Bytes of the database on disk.
     #[must_use]
     pub fn database_bytes(&self) -> u64 {
-        self.inner.shared.engine.size_bytes()
+        self.engine().map_or(0, |engine| engine.size_bytes())
     }
 
     /// Bytes of the log on disk.
@@ -446,7 +453,7 @@ impl Consensus {
         }
         let apply = self.inner.apply.lock().take();
         let log = self.inner.log.clone();
-        let engine = Arc::clone(&self.inner.shared.engine);
+        let engine = self.inner.engine.write().take();
         let closing = tokio::task::spawn_blocking(move || {
             // The core has dropped its end of the queue, so the thread ends after what it is doing.
             if let Some(apply) = apply
@@ -454,7 +461,9 @@ impl Consensus {
             {
                 tracing::error!("the apply thread had panicked");
             }
-            if let Err(error) = engine.sync() {
+            if let Some(engine) = engine
+                && let Err(error) = engine.sync()
+            {
                 tracing::warn!(error = %chain(&error), "the database was not synced; it will catch up from the log");
             }
             if let Err(error) = log.close(deadline) {

@@ -67,7 +67,7 @@ impl Inner {
         if self.is_stopped() {
             return Err(ReadError::Stopped);
         }
-        self.consensus.read(read).map_err(|fault| {
+        self.consensus.read(read).ok_or(ReadError::Stopped)?.map_err(|fault| {
             tracing::error!(error = %fault, "the state cannot be read");
             ReadError::Stopped
         })

@@ -150,6 +150,10 @@ impl Watcher {
             }
             Ok::<_, quorate_state::Fault>(Ok((matching, read_to)))
         });
+        let Some(page) = page else {
+            self.ended = true;
+            return None;
+        };
         match page {
             Ok(Ok((events, read_to))) => {
                 self.pump.state.lock().hub.fed(self.id, read_to);
