@@ -238,7 +238,7 @@ impl Execution<'_> {
                 tracing::info!(timeline = from.0, "promoting");
                 self.begin(quorate_ha::OperationKind::Promote, async move {
                     confirm.await?;
-                    let promoted = promote(instance).await?;
+                    let promoted = instance.promote().await?;
                     Metrics::count(&shared.metrics.promotions);
                     tracing::info!(
                         timeline = promoted.timeline.0,
@@ -437,14 +437,6 @@ impl Execution<'_> {
     }
 }
 
-/// On a thread of its own, because the future of a promotion is not `Send`. An abort does not reach it there, which is
-/// nothing lost: a promotion that PostgreSQL has been asked for cannot be taken back, only fenced.
-async fn promote(instance: Instance) -> Result<quorate_pg::Promoted, OperationError> {
-    let runtime = tokio::runtime::Handle::current();
-    let promoted = tokio::task::spawn_blocking(move || runtime.block_on(instance.promote()));
-    Ok(promoted.await.map_err(OperationError::Broken)??)
-}
-
 /// Stops, for a shutdown of the agent.
 pub(crate) async fn stop_for_shutdown(instance: Instance, checkpoint_first: bool) -> Result<(), String> {
     stop(instance, StopMode::Fast, checkpoint_first).await.map_err(|error| chain(&error))
@@ -465,8 +457,6 @@ enum OperationError {
     Lock(#[source] WriteError),
     #[error(transparent)]
     Instance(#[from] quorate_pg::Error),
-    #[error("the operation broke off")]
-    Broken(#[source] tokio::task::JoinError),
 }
 
 async fn bounded<T>(
