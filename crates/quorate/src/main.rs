@@ -1,2 +1,9 @@
-//! The node.
-fn main() {}
+//! The node: a voter of the store and the keeper of one PostgreSQL.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    quorate::cli::Cli::parse().run()
+}

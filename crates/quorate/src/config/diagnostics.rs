@@ -103,35 +103,30 @@ impl Report {
     /// One line per finding, each ended by a line feed.
     #[must_use]
     pub fn render(&self, file: &str) -> String {
-        let mut text = String::new();
-        for finding in self.findings() {
-            let place = match &finding.origin {
-                Origin::Line(line) => format!("{file}:{line}: "),
-                Origin::File => format!("{file}: "),
-                Origin::Variable(_) => "environment: ".to_owned(),
-                Origin::Flag(_) => String::new(),
-            };
-            // A value may come from a variable and be judged under its path in the file: name both.
-            let subject = match &finding.origin {
-                Origin::Variable(name) | Origin::Flag(name)
-                    if *name != finding.path && !finding.path.is_empty() =>
-                {
-                    format!("{name} ({})", finding.path)
-                }
-                Origin::Variable(name) | Origin::Flag(name) => name.clone(),
-                Origin::Line(_) | Origin::File => finding.path.clone(),
-            };
-            text.push_str(&place);
-            text.push_str(&finding.severity.to_string());
-            text.push_str(": ");
-            if !subject.is_empty() {
-                text.push_str(&subject);
-                text.push_str(": ");
+        self.findings().into_iter().map(|finding| self.render_one(file, finding) + "\n").collect()
+    }
+
+    /// One finding, without a line feed.
+    #[must_use]
+    pub fn render_one(&self, file: &str, finding: &Diagnostic) -> String {
+        let place = match &finding.origin {
+            Origin::Line(line) => format!("{file}:{line}: "),
+            Origin::File => format!("{file}: "),
+            Origin::Variable(_) => "environment: ".to_owned(),
+            Origin::Flag(_) => String::new(),
+        };
+        // A value may come from a variable and be judged under its path in the file: name both.
+        let subject = match &finding.origin {
+            Origin::Variable(name) | Origin::Flag(name)
+                if *name != finding.path && !finding.path.is_empty() =>
+            {
+                format!("{name} ({})", finding.path)
             }
-            text.push_str(&finding.message);
-            text.push('\n');
-        }
-        text
+            Origin::Variable(name) | Origin::Flag(name) => name.clone(),
+            Origin::Line(_) | Origin::File => finding.path.clone(),
+        };
+        let colon = if subject.is_empty() { "" } else { ": " };
+        format!("{place}{}: {subject}{colon}{}", finding.severity, finding.message)
     }
 }
 

@@ -71,7 +71,7 @@ pub enum AutoCompaction {
 #[derive(Debug)]
 pub enum Request {
     /// Serve; usable if the report has no errors.
-    Serve(StoreOptions),
+    Serve(Box<StoreOptions>),
     /// `--help`.
     Help,
     /// `--version`.
@@ -251,7 +251,7 @@ pub fn parse(
             },
         }
     }
-    Request::Serve(Given(given).options(report))
+    Request::Serve(Box::new(Given(given).options(report)))
 }
 
 fn find(name: &str) -> Option<(&'static str, Kind)> {
@@ -507,7 +507,7 @@ mod tests {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut report = Report::default();
         match parse(&flags, variables, &mut report) {
-            Request::Serve(options) => (options, report.render("")),
+            Request::Serve(options) => (*options, report.render("")),
             other => panic!("{other:?}"),
         }
     }

@@ -30,10 +30,9 @@ pub fn read(root: &Node, report: &mut Report) -> Settings {
     set(&mut settings.name, file.string("name", report));
     set(&mut settings.user, file.string("user", report));
     for (key, name) in [("scope", &settings.scope), ("name", &settings.name)] {
-        if name.contains('/') || name.chars().any(char::is_whitespace) {
-            if let Some(present) = file.present(key) {
-                present.reject(report, "may not contain a slash or a space: it is part of keys in the store");
-            }
+        let unfit = name.contains('/') || name.chars().any(char::is_whitespace);
+        if let Some(present) = file.present(key).filter(|_| unfit) {
+            present.reject(report, "may not contain a slash or a space: it is part of keys in the store");
         }
     }
     restapi(&file.section("restapi", report), &mut settings.restapi, report);

@@ -16,7 +16,7 @@ const LARGEST_INPUT: u64 = 64 << 20;
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// The key, and its value unless it comes from standard input
-    #[arg(value_name = "KEY [VALUE]", allow_hyphen_values = true)]
+    #[arg(value_name = "KEY [VALUE]")]
     keys: Vec<String>,
     /// Attach this lease (hexadecimal)
     #[arg(long, default_value = "0")]

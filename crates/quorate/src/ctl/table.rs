@@ -42,9 +42,17 @@ pub fn patronictl(title: Option<&str>, columns: &[(&str, CellAlignment)], rows: 
 pub fn etcdctl(columns: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(ASCII).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(
-        columns.iter().map(|name| Cell::new(name.to_uppercase()).set_alignment(CellAlignment::Center)),
-    );
+    let heading = |(i, name): (usize, &&str)| {
+        let mut name = name.to_uppercase();
+        let widest =
+            rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+        // Go's writer puts the odd blank behind a centred heading, this library before it.
+        if widest.saturating_sub(name.len()) % 2 == 1 {
+            name.push(' ');
+        }
+        Cell::new(name).set_alignment(CellAlignment::Center)
+    };
+    table.set_header(columns.iter().enumerate().map(heading));
     for row in rows {
         table.add_row(row.iter().map(|cell| Cell::new(cell).set_alignment(CellAlignment::Right)));
     }
