@@ -115,13 +115,20 @@ impl From<Failure> for io::Error {
     }
 }
 
+/// The running thread.
+pub(crate) struct Started {
+    pub(crate) jobs: SyncSender<Job>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) handle: std::thread::JoinHandle<()>,
+}
+
 /// Starts the thread on an engine that is in order. It ends when every sender of jobs is gone.
 pub(crate) fn start(
     engine: Arc<dyn Engine>,
     snapshots: Snapshots,
     purged: Option<Position>,
     mut observer: Box<dyn Observer>,
-) -> Result<(SyncSender<Job>, Arc<Shared>, std::thread::JoinHandle<()>), io::Error> {
+) -> io::Result<Started> {
     let state = load(&*engine, &snapshots, purged)?;
     observer.restored(&*engine).map_err(Failure::from)?;
     let index = state.applied.map_or(0, |at| at.index());
@@ -140,7 +147,7 @@ pub(crate) fn start(
         failed: None,
     };
     let handle = std::thread::Builder::new().name("apply".to_owned()).spawn(move || thread.run(&queue))?;
-    Ok((jobs, shared, handle))
+    Ok(Started { jobs, shared, handle })
 }
 
 fn load(engine: &dyn Engine, snapshots: &Snapshots, purged: Option<Position>) -> io::Result<AppliedState> {
@@ -213,7 +220,9 @@ impl ApplyThread {
         match job {
             // A proposer that stopped waiting is no error.
             Job::Apply { chunk, done } => drop(done.send(self.guarded(|this| this.apply(chunk)))),
-            Job::Install { meta, file, done } => drop(done.send(self.guarded(|this| this.install(&meta, file)))),
+            Job::Install { meta, file, done } => {
+                drop(done.send(self.guarded(|this| this.install(&meta, file))))
+            }
             Job::Build { done } => self.build(done),
         }
     }
@@ -244,8 +253,8 @@ impl ApplyThread {
             let outcome = match &entry.payload {
                 EntryPayload::Blank => Outcome(None),
                 EntryPayload::Normal(proposal) => {
-                    let command =
-                        Command::decode(convert::command_bytes(proposal)?).map_err(Fault::UndecodableCommand)?;
+                    let command = Command::decode(convert::command_bytes(proposal)?)
+                        .map_err(Fault::UndecodableCommand)?;
                     let (reply, happened) = applier.apply(&command)?;
                     events.extend(happened.into_iter().map(Arc::new));
                     commands.push((command, reply.clone()));
@@ -264,9 +273,8 @@ impl ApplyThread {
         self.position(&mut batch, last, membership.as_ref());
         engine.write(&batch)?;
 
-        let compacted = commands.iter().any(|(command, _)| {
-            matches!(command.body, Some(quorate_state::Body::Compact(_)))
-        });
+        let compacted =
+            commands.iter().any(|(command, _)| matches!(command.body, Some(quorate_state::Body::Compact(_))));
         if compacted && matches!(self.compaction, Compaction::Idle) {
             self.compaction = Compaction::Unknown;
         }

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, InitializeError, LinearizableReadError, RaftError,
 };
-use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::WaitError;
 use openraft::{ChangeMembers, Instant, LinearizerOption, ServerState, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
@@ -177,7 +177,8 @@ impl Consensus {
     ) -> Result<Consensus, StartFailure> {
         let config = Arc::new(options.to_openraft()?);
         let Store { log, engine, snapshots } = store;
-        let (jobs, shared, apply) = apply_thread::start(Arc::clone(&engine), snapshots.clone(), log.purged(), observer)?;
+        let apply_thread::Started { jobs, shared, handle: apply } =
+            apply_thread::start(Arc::clone(&engine), snapshots.clone(), log.purged(), observer)?;
         let machine = StateMachine::new(jobs, Arc::clone(&shared));
         let network = NetworkFactory::new(peers, options.cluster);
         let raft = Raft::new(options.id, config, network, LogStore::new(log.clone()), machine).await;
@@ -293,7 +294,9 @@ impl Consensus {
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ConfirmFailure::NotLeader { leader: forward.leader_id.filter(|id| *id != self.inner.id) })
             }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ConfirmFailure::NoQuorum),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ConfirmFailure::NoQuorum)
+            }
             Err(RaftError::Fatal(_)) => Err(ConfirmFailure::Stopped),
         }
     }
@@ -325,7 +328,15 @@ impl Consensus {
     /// True while two voter sets are in force.
     #[must_use]
     pub fn is_joint(&self) -> bool {
-        self.inner.raft.server_metrics().borrow_watched().membership_config.membership().get_joint_config().len() > 1
+        self.inner
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .len()
+            > 1
     }
 
     /// Voters that have answered the leader, which is this member, within `recent` (this member included).
@@ -336,7 +347,8 @@ impl Consensus {
         let heard = metrics.heartbeat.clone().unwrap_or_default();
         let voters = metrics.membership_config.membership().voter_ids();
         let healthy = voters.filter(|id| {
-            *id == self.inner.id || heard.get(id).is_some_and(|at| at.as_ref().is_some_and(|at| at.elapsed() < recent))
+            *id == self.inner.id
+                || heard.get(id).is_some_and(|at| at.as_ref().is_some_and(|at| at.elapsed() < recent))
         });
         healthy.collect()
     }
@@ -381,7 +393,9 @@ impl Consensus {
         match result {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(MembershipFailure::NotLeader { leader: forward.leader_id.filter(|id| *id != self.inner.id) })
+                Err(MembershipFailure::NotLeader {
+                    leader: forward.leader_id.filter(|id| *id != self.inner.id),
+                })
             }
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
                 Err(MembershipFailure::Pending("the leader changed meanwhile".to_owned()))
@@ -393,7 +407,9 @@ impl Consensus {
                 ChangeMembershipError::EmptyMembership(_)
                 | ChangeMembershipError::LearnerNotFound(_)
                 | ChangeMembershipError::UnsupportedMembershipTransition(_)
-                | ChangeMembershipError::NodeMetadataChanged(_) => MembershipFailure::Refused(error.to_string()),
+                | ChangeMembershipError::NodeMetadataChanged(_) => {
+                    MembershipFailure::Refused(error.to_string())
+                }
             }),
             Err(RaftError::APIError(error @ ClientWriteError::PreconditionFailed(_))) => {
                 Err(MembershipFailure::Refused(error.to_string()))
@@ -436,8 +452,10 @@ impl Consensus {
     /// Waits until no snapshot is older than `index`.
     pub async fn wait_for_snapshot(&self, index: u64, within: Duration) -> bool {
         let wait = self.inner.raft.wait(Some(within));
-        let reached =
-            wait.metrics(|metrics| metrics.snapshot.is_some_and(|at| at.index() >= index), "a snapshot was written");
+        let reached = wait.metrics(
+            |metrics| metrics.snapshot.is_some_and(|at| at.index() >= index),
+            "a snapshot was written",
+        );
         match reached.await {
             Ok(_) => true,
             Err(WaitError::Timeout(..) | WaitError::ShuttingDown) => false,
@@ -477,7 +495,12 @@ impl Consensus {
 }
 
 /// Turns openraft's metrics into roles, and its end into the member's failure.
-async fn follow_metrics(raft: Raft, log: Log, role: watch::Sender<Role>, failure: watch::Sender<Option<String>>) {
+async fn follow_metrics(
+    raft: Raft,
+    log: Log,
+    role: watch::Sender<Role>,
+    failure: watch::Sender<Option<String>>,
+) {
     let mut servers = raft.server_metrics();
     let mut metrics = raft.metrics();
     drop(raft);
@@ -485,7 +508,8 @@ async fn follow_metrics(raft: Raft, log: Log, role: watch::Sender<Role>, failure
         {
             let server = servers.borrow_and_update();
             let leads = server.state == ServerState::Leader;
-            let leader = if leads { Some(server.id) } else { server.current_leader.filter(|id| *id != server.id) };
+            let leader =
+                if leads { Some(server.id) } else { server.current_leader.filter(|id| *id != server.id) };
             let seen = Role { term: server.vote.leader_id.term, leader };
             role.send_if_modified(|known| std::mem::replace(known, seen) != seen);
         }
@@ -502,6 +526,7 @@ async fn follow_metrics(raft: Raft, log: Log, role: watch::Sender<Role>, failure
                 }
                 first
             });
+            role.send_modify(|known| known.leader = None);
             return;
         }
         let changed = tokio::select! {

@@ -58,7 +58,11 @@ pub(crate) fn vote_from_wire(vote: Option<&wire::Vote>) -> Result<Vote, Malforme
 }
 
 pub(crate) fn vote_to_storage(vote: &Vote) -> storage::Vote {
-    storage::Vote { term: vote.leader_id.term, node: Some(vote.leader_id.voted_for), committed: vote.committed }
+    storage::Vote {
+        term: vote.leader_id.term,
+        node: Some(vote.leader_id.voted_for),
+        committed: vote.committed,
+    }
 }
 
 /// None for a vote without a node: openraft's standard leader id always names one, so we never write such a vote.
@@ -85,7 +89,9 @@ pub(crate) fn entry_from_parts(term: u64, index: u64, payload: Bytes) -> Result<
     let payload = match decoded.kind.ok_or(Malformed::new("log entry"))? {
         wire::payload::Kind::Blank(_) => EntryPayload::Blank,
         wire::payload::Kind::Command(_) => EntryPayload::Normal(Proposal(payload)),
-        wire::payload::Kind::Membership(membership) => EntryPayload::Membership(membership_from_wire(membership)?),
+        wire::payload::Kind::Membership(membership) => {
+            EntryPayload::Membership(membership_from_wire(membership)?)
+        }
     };
     Ok(Entry { log_id: LogId::new_term_index(term, index), payload })
 }
@@ -153,7 +159,9 @@ pub(crate) fn stored_membership_to_wire(stored: &StoredMembership) -> wire::Stor
     }
 }
 
-pub(crate) fn stored_membership_from_wire(stored: wire::StoredMembership) -> Result<StoredMembership, Malformed> {
+pub(crate) fn stored_membership_from_wire(
+    stored: wire::StoredMembership,
+) -> Result<StoredMembership, Malformed> {
     let membership = membership_from_wire(stored.membership.unwrap_or_default())?;
     Ok(StoredMembership::new(stored.at.as_ref().map(position_from_wire), membership))
 }

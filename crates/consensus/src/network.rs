@@ -301,7 +301,9 @@ fn append_to_wire(request: &AppendEntriesRequest<TypeConfig>) -> wire::AppendReq
     }
 }
 
-fn append_from_wire(response: wire::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+fn append_from_wire(
+    response: wire::AppendResponse,
+) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
     use wire::append_response::Result as Wire;
     match response.result {
         Some(Wire::Matched(matched)) => Ok(Ok(matched.at.as_ref().map(convert::position_from_wire))),
@@ -322,7 +324,9 @@ fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> wire::VoteRequest 
     }
 }
 
-fn vote_response_from_wire(response: &wire::VoteResponse) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+fn vote_response_from_wire(
+    response: &wire::VoteResponse,
+) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
     let vote = convert::vote_from_wire(response.vote.as_ref()).map_err(|error| malformed(&error))?;
     let last = response.last.as_ref().map(convert::position_from_wire);
     Ok(VoteResponse::new(vote, last, response.granted))
@@ -351,7 +355,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
         _option: RPCOption,
     ) -> BoxFuture<
         's,
-        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
     >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
@@ -437,7 +444,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
             loop {
                 let mut data = bytes::BytesMut::with_capacity(SNAPSHOT_CHUNK);
                 while data.len() < SNAPSHOT_CHUNK && file.read_buf(&mut data).await? > 0 {}
-                if data.is_empty() || send.send(chunk(wire::snapshot_chunk::Part::Data(data.freeze()))).await.is_err() {
+                if data.is_empty()
+                    || send.send(chunk(wire::snapshot_chunk::Part::Data(data.freeze()))).await.is_err()
+                {
                     return Ok(());
                 }
             }
@@ -451,7 +460,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
             // A file that ends early is refused by the receiver's checksum; say why here.
             read.map_err(|error| NetworkError::new(&error))?;
             let answer: wire::SnapshotResponse = answer.map_err(StreamingError::from)?;
-            let vote = convert::vote_from_wire(answer.vote.as_ref()).map_err(|error| NetworkError::new(&error))?;
+            let vote =
+                convert::vote_from_wire(answer.vote.as_ref()).map_err(|error| NetworkError::new(&error))?;
             Ok(SnapshotResponse::new(vote))
         };
         tokio::select! {
@@ -476,8 +486,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
         Ok(match response.refused {
             None => Ok(()),
             Some(Refused::VoteChanged(changed)) => Err(TransferLeaderError::VoteChanged {
-                expected: convert::vote_from_wire(changed.expected.as_ref()).map_err(|error| malformed(&error))?,
-                actual: convert::vote_from_wire(changed.actual.as_ref()).map_err(|error| malformed(&error))?,
+                expected: convert::vote_from_wire(changed.expected.as_ref())
+                    .map_err(|error| malformed(&error))?,
+                actual: convert::vote_from_wire(changed.actual.as_ref())
+                    .map_err(|error| malformed(&error))?,
             }),
             Some(Refused::LogNotFlushed(positions)) => Err(TransferLeaderError::LogNotFlushed {
                 expected: positions.expected.as_ref().map(convert::position_from_wire),

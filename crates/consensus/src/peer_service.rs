@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest,
+};
 use parking_lot::RwLock;
 use quorate_storage::Snapshots;
 use quorate_wire::raft as wire;
@@ -43,7 +45,8 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// Another member introduces itself.
     fn hello(&self, hello: wire::HelloRequest) -> wire::HelloResponse;
     /// A question for this member, which was meant for it. The asker waits for `deadline`.
-    fn ask(&self, question: wire::question::Question, deadline: Duration) -> BoxFuture<'static, wire::Answer>;
+    fn ask(&self, question: wire::question::Question, deadline: Duration)
+    -> BoxFuture<'static, wire::Answer>;
 }
 
 /// Whom calls must be meant for, and what answers them.
@@ -81,7 +84,9 @@ impl PeerListener {
             let listener = TcpListener::bind(address.as_str()).await.map_err(|source| BindFailure {
                 address: address.clone(),
                 remedy: match source.kind() {
-                    io::ErrorKind::AddrInUse => "stop the process that has the port, or configure another one",
+                    io::ErrorKind::AddrInUse => {
+                        "stop the process that has the port, or configure another one"
+                    }
                     io::ErrorKind::AddrNotAvailable => "configure an address of this machine",
                     io::ErrorKind::PermissionDenied => "configure a port above 1023",
                     _ => "configure the address as host:port",
@@ -163,7 +168,8 @@ impl Service {
     /// What is plugged in, if the call is meant for it.
     fn meant_for_us<T>(&self, request: &Request<T>) -> Result<Arc<Plugged>, Status> {
         let plugged = self.socket.0.read().clone();
-        let plugged = plugged.ok_or_else(|| Status::unavailable("this member has not joined its cluster yet"))?;
+        let plugged =
+            plugged.ok_or_else(|| Status::unavailable("this member has not joined its cluster yet"))?;
         for (name, ours) in [(CLUSTER, plugged.cluster), (TARGET, plugged.id)] {
             let theirs = request.metadata().get(name).and_then(|value| value.to_str().ok());
             let theirs = theirs.and_then(|value| u64::from_str_radix(value, 16).ok());
@@ -218,7 +224,10 @@ type Appended = Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> 
 impl wire::raft_server::Raft for Service {
     type AppendStream = Appended;
 
-    async fn append(&self, request: Request<Streaming<wire::AppendRequest>>) -> Result<Response<Appended>, Status> {
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Appended>, Status> {
         let plugged = self.meant_for_us(&request)?;
         // The stream ends at the first message that cannot be read; the leader opens another one.
         let requests = request.into_inner().map(|message| match message.map(append_from_wire) {
@@ -229,7 +238,8 @@ impl wire::raft_server::Raft for Service {
             }
             Err(_) => None,
         });
-        let requests = requests.take_while(|append| std::future::ready(append.is_some())).filter_map(std::future::ready);
+        let requests =
+            requests.take_while(|append| std::future::ready(append.is_some())).filter_map(std::future::ready);
         let responses = plugged.raft.stream_append(requests).map(|answer| {
             use wire::append_response::Result as Wire;
             let result = match answer.map_err(|fatal| stopped(&fatal))? {
@@ -242,14 +252,20 @@ impl wire::raft_server::Raft for Service {
         Ok(Response::new(Box::pin(responses)))
     }
 
-    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+    async fn vote(
+        &self,
+        request: Request<wire::VoteRequest>,
+    ) -> Result<Response<wire::VoteResponse>, Status> {
         let plugged = self.meant_for_us(&request)?;
         let vote = vote_from_wire(request.get_ref()).map_err(malformed)?;
         let response = plugged.raft.vote(vote).await.map_err(|error| stopped(&error))?;
         Ok(Response::new(vote_to_wire(&response)))
     }
 
-    async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<wire::VoteRequest>,
+    ) -> Result<Response<wire::VoteResponse>, Status> {
         let plugged = self.meant_for_us(&request)?;
         let vote = vote_from_wire(request.get_ref()).map_err(malformed)?;
         let response = plugged.raft.pre_vote(vote).await.map_err(|error| stopped(&error))?;
@@ -270,14 +286,18 @@ impl wire::raft_server::Raft for Service {
         );
         let answer = plugged.raft.handle_transfer_leader(transfer).await.map_err(|fatal| stopped(&fatal))?;
         let refused = answer.err().map(|error| match error {
-            TransferLeaderError::VoteChanged { expected, actual } => Refused::VoteChanged(wire::VoteChanged {
-                expected: Some(convert::vote_to_wire(&expected)),
-                actual: Some(convert::vote_to_wire(&actual)),
-            }),
-            TransferLeaderError::LogNotFlushed { expected, actual } => Refused::LogNotFlushed(wire::LogNotFlushed {
-                expected: expected.as_ref().map(convert::position_to_wire),
-                actual: actual.as_ref().map(convert::position_to_wire),
-            }),
+            TransferLeaderError::VoteChanged { expected, actual } => {
+                Refused::VoteChanged(wire::VoteChanged {
+                    expected: Some(convert::vote_to_wire(&expected)),
+                    actual: Some(convert::vote_to_wire(&actual)),
+                })
+            }
+            TransferLeaderError::LogNotFlushed { expected, actual } => {
+                Refused::LogNotFlushed(wire::LogNotFlushed {
+                    expected: expected.as_ref().map(convert::position_to_wire),
+                    actual: actual.as_ref().map(convert::position_to_wire),
+                })
+            }
         });
         Ok(Response::new(wire::TransferResponse { refused }))
     }
@@ -302,7 +322,8 @@ impl wire::raft_server::Raft for Service {
         tracing::info!(index = meta.last_log_id.map(|at| at.index()), "receiving a snapshot");
         receive(&path, &mut chunks).await?;
         let snapshot = Snapshot { meta, snapshot: SnapshotFile::incoming(path) };
-        let response = plugged.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| stopped(&fatal))?;
+        let response =
+            plugged.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| stopped(&fatal))?;
         Ok(Response::new(wire::SnapshotResponse { vote: Some(convert::vote_to_wire(&response.vote)) }))
     }
 }
@@ -318,7 +339,9 @@ async fn receive(path: &std::path::Path, chunks: &mut Streaming<wire::SnapshotCh
     while let Some(chunk) = chunks.message().await? {
         match chunk.part {
             Some(Part::Data(data)) => file.write_all(&data).await.map_err(write_error)?,
-            Some(Part::Header(_)) | None => return Err(Status::invalid_argument("a snapshot has one header")),
+            Some(Part::Header(_)) | None => {
+                return Err(Status::invalid_argument("a snapshot has one header"));
+            }
         }
     }
     file.flush().await.map_err(write_error)
@@ -326,7 +349,10 @@ async fn receive(path: &std::path::Path, chunks: &mut Streaming<wire::SnapshotCh
 
 #[tonic::async_trait]
 impl wire::peer_server::Peer for Service {
-    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<wire::HelloRequest>,
+    ) -> Result<Response<wire::HelloResponse>, Status> {
         Ok(Response::new(self.handler.hello(request.into_inner())))
     }
 

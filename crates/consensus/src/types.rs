@@ -139,7 +139,8 @@ impl<'de> Deserialize<'de> for Outcome {
 /// A blank payload, encoded.
 pub(crate) fn blank() -> Bytes {
     let mut bytes = BytesMut::with_capacity(2);
-    bytes.put_slice(&wire::Payload { kind: Some(wire::payload::Kind::Blank(wire::Blank {})) }.encode_to_vec());
+    bytes
+        .put_slice(&wire::Payload { kind: Some(wire::payload::Kind::Blank(wire::Blank {})) }.encode_to_vec());
     bytes.freeze()
 }
 

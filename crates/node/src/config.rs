@@ -85,7 +85,9 @@ impl Config {
         if self.peer_listen.is_empty() {
             wrong.push("there is no address to listen on for peers".to_owned());
         }
-        for url in std::iter::once(&self.peer_advertise).chain(self.initial_cluster.iter().map(|(_, url)| url)) {
+        for url in
+            std::iter::once(&self.peer_advertise).chain(self.initial_cluster.iter().map(|(_, url)| url))
+        {
             if !is_peer_url(url) {
                 wrong.push(format!("the peer URL {url:?} is not of the form http://host:port"));
             }
@@ -108,8 +110,11 @@ impl Config {
             )),
             None => wrong.push(format!("the initial cluster does not name this member, {:?}", self.name)),
         }
-        let ids: BTreeSet<u64> =
-            self.initial_cluster.iter().map(|(name, url)| initial_id(&self.cluster_token, name, url)).collect();
+        let ids: BTreeSet<u64> = self
+            .initial_cluster
+            .iter()
+            .map(|(name, url)| initial_id(&self.cluster_token, name, url))
+            .collect();
         if ids.len() < names.len().min(urls.len()) {
             wrong.push("two initial members have the same id; change the name of one of them".to_owned());
         }
@@ -125,7 +130,9 @@ impl Config {
             ));
         }
         if longest <= shortest {
-            wrong.push(format!("the longest election timeout, {longest:?}, must exceed the shortest, {shortest:?}"));
+            wrong.push(format!(
+                "the longest election timeout, {longest:?}, must exceed the shortest, {shortest:?}"
+            ));
         }
         if self.snapshot_count == 0 {
             wrong.push("the snapshot count must not be 0".to_owned());
@@ -163,10 +170,17 @@ mod tests {
     #[test]
     fn everything_wrong_is_said_at_once() {
         let mut config = Config::single("one", PathBuf::from("/nowhere"));
-        config.initial_cluster = vec![("two".to_owned(), "two:1".to_owned()), ("two".to_owned(), "two:1".to_owned())];
+        config.initial_cluster =
+            vec![("two".to_owned(), "two:1".to_owned()), ("two".to_owned(), "two:1".to_owned())];
         config.election = (Duration::from_millis(100), Duration::from_millis(90));
         let error = config.validate().unwrap_err().to_string();
-        for part in ["names \"two\" twice", "http://host:port", "does not name this member", "twice the heartbeat", "must exceed"] {
+        for part in [
+            "names \"two\" twice",
+            "http://host:port",
+            "does not name this member",
+            "twice the heartbeat",
+            "must exceed",
+        ] {
             assert!(error.contains(part), "{part:?} is missing in: {error}");
         }
     }

@@ -40,7 +40,12 @@ pub(crate) fn refused(why: String) -> Answer {
 
 impl Inner {
     /// Asks member `target`, which must be in the membership.
-    pub(crate) async fn ask(&self, target: u64, question: Question, within: Duration) -> Result<Answer, NoAnswer> {
+    pub(crate) async fn ask(
+        &self,
+        target: u64,
+        question: Question,
+        within: Duration,
+    ) -> Result<Answer, NoAnswer> {
         let peer = self.consensus.members().into_iter().find(|peer| peer.id == target);
         let Some(peer) = peer else { return Err(NoAnswer::NotReceived) };
         match self.peers.ask(self.cluster, target, &peer.node.url, question, within).await {
@@ -115,9 +120,10 @@ impl Inner {
                 }
             }
             Ok(Answer::Failure(failure)) => match failure.kind() {
-                FailureKind::NotLeader | FailureKind::Stopped | FailureKind::NoQuorum | FailureKind::Pending => {
-                    Attempt::Again
-                }
+                FailureKind::NotLeader
+                | FailureKind::Stopped
+                | FailureKind::NoQuorum
+                | FailureKind::Pending => Attempt::Again,
                 FailureKind::Overloaded => Attempt::Failed(ProposeError::Overloaded),
                 FailureKind::Refused | FailureKind::Indeterminate | FailureKind::Unspecified => {
                     Attempt::Failed(ProposeError::Indeterminate)
@@ -149,7 +155,9 @@ impl Inner {
     /// A follower's read index: only a confirmation by this member itself counts.
     pub(crate) async fn answer_read_index(&self, within: Duration) -> Answer {
         match tokio::time::timeout(within, self.rounds.next()).await {
-            Ok(Round::Confirmed { leader, index }) if leader == self.id => Answer::ReadAt(message::ReadAt { index }),
+            Ok(Round::Confirmed { leader, index }) if leader == self.id => {
+                Answer::ReadAt(message::ReadAt { index })
+            }
             Ok(Round::Confirmed { leader, .. }) => failure(FailureKind::NotLeader, Some(leader)),
             Ok(Round::NoLeader) => failure(FailureKind::NotLeader, None),
             Ok(Round::NoQuorum) | Err(_) => failure(FailureKind::NoQuorum, None),
@@ -157,7 +165,11 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn renew_lease(&self, id: LeaseId, timeout: Duration) -> Result<Option<Renewal>, ReadError> {
+    pub(crate) async fn renew_lease(
+        &self,
+        id: LeaseId,
+        timeout: Duration,
+    ) -> Result<Option<Renewal>, ReadError> {
         let question = || Question::RenewLease(message::RenewLease { id });
         let found = self.at_leader(timeout, |within| self.answer_renew(id, within), question).await?;
         Ok(found.found.then(|| Renewal { ttl: Duration::from_millis(found.granted_ms) }))
@@ -202,7 +214,8 @@ impl Inner {
                 Some(Answer::Failure(failure)) if failure.kind() == FailureKind::NoQuorum => {
                     outcome = ReadError::TimedOut;
                 }
-                Some(Answer::Failure(_) | Answer::Proposed(_) | Answer::ReadAt(_) | Answer::Done(_)) | None => {}
+                Some(Answer::Failure(_) | Answer::Proposed(_) | Answer::ReadAt(_) | Answer::Done(_))
+                | None => {}
             }
             if !self.pause(deadline).await {
                 return Err(outcome);
@@ -317,7 +330,11 @@ const TRANSFER: Duration = Duration::from_millis(300);
 
 /// What one try came to.
 enum Attempt {
-    Applied { reply: Reply, term: u64, index: u64 },
+    Applied {
+        reply: Reply,
+        term: u64,
+        index: u64,
+    },
     Failed(ProposeError),
     /// Nothing happened.
     Again,

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_consensus::{Consensus, Peers, message};
 use quorate_state::{
-    Body, Command, Event, FORMAT, Fault, LeaseGrant, LeaseId, Range, RangeReply, Rejection, Reply, Revision, View,
+    Body, Command, Event, FORMAT, Fault, LeaseGrant, LeaseId, Range, RangeReply, Rejection, Reply, Revision,
+    View,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -185,7 +186,10 @@ impl Handle {
             self.inner.read_barrier(timeout).await?;
         }
         if request.range_end.is_empty() {
-            return self.inner.read(|view| quorate_state::range(view, &request))?.map_err(ReadError::Rejected);
+            return self
+                .inner
+                .read(|view| quorate_state::range(view, &request))?
+                .map_err(ReadError::Rejected);
         }
         // A large range takes its time; it takes it on a thread that answers nobody else.
         self.blocking(move |view| quorate_state::range(view, &request)).await
@@ -408,7 +412,9 @@ impl quorate_consensus::PeerHandler for Answerer {
         Box::pin(async move {
             let answer = match inner {
                 None => crate::forward::failure(message::FailureKind::Stopped, None),
-                Some(inner) if inner.is_stopped() => crate::forward::failure(message::FailureKind::Stopped, None),
+                Some(inner) if inner.is_stopped() => {
+                    crate::forward::failure(message::FailureKind::Stopped, None)
+                }
                 Some(inner) => match question {
                     Question::Propose(propose) => inner.answer_propose(propose.payload, deadline).await,
                     Question::ReadIndex(_) => inner.answer_read_index(deadline).await,

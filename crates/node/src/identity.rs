@@ -83,7 +83,9 @@ impl Identity {
                     text.push_str(&format!("with {id:016x} {nonce:016x}\n"));
                 }
             }
-            Place::Replacement { cluster, id } => text.push_str(&format!("replacement {cluster:016x} {id:016x}\n")),
+            Place::Replacement { cluster, id } => {
+                text.push_str(&format!("replacement {cluster:016x} {id:016x}\n"))
+            }
         }
         text.push_str("end\n");
         text

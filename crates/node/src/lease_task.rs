@@ -72,7 +72,10 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         let slept = boottime().saturating_sub(before);
         if slept > nap + STALL {
             let lost = slept - nap;
-            tracing::warn!(elapsed_ms = lost.as_millis(), "this process did not run; leases are lengthened by as much");
+            tracing::warn!(
+                elapsed_ms = lost.as_millis(),
+                "this process did not run; leases are lengthened by as much"
+            );
             inner.lessor.lock().forgive(lost);
         }
     }
@@ -123,6 +126,8 @@ async fn revoke(inner: &Inner, id: LeaseId) {
             inner.lessor.lock().revoke_failed(boottime(), id, AGAIN);
         }
         // It may yet be applied: no renewal until it is, or until the leader changes.
-        Ok(Err(ProposeFailure::Unknown)) | Err(_) => inner.lessor.lock().revoke_unknown(boottime(), id, AGAIN),
+        Ok(Err(ProposeFailure::Unknown)) | Err(_) => {
+            inner.lessor.lock().revoke_unknown(boottime(), id, AGAIN)
+        }
     }
 }

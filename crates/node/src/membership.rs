@@ -83,7 +83,11 @@ impl Standing {
     }
 
     /// Answers another member's introduction.
-    pub(crate) fn hello(&self, hello: &message::HelloRequest, members: Vec<message::Node>) -> message::HelloResponse {
+    pub(crate) fn hello(
+        &self,
+        hello: &message::HelloRequest,
+        members: Vec<message::Node>,
+    ) -> message::HelloResponse {
         let identity = self.identity.lock().clone();
         let state = if hello.token != self.token {
             State::Refused(format!("this member belongs to another cluster: its token is {:?}", self.token))
@@ -93,7 +97,8 @@ impl Standing {
                     State::Fresh(message::Fresh { id: self.id, nonce: identity.nonce, cluster: self.cluster })
                 }
                 Place::Founder { cluster, id, founders } => {
-                    let founders = founders.into_iter().map(|(id, nonce)| message::Founder { id, nonce }).collect();
+                    let founders =
+                        founders.into_iter().map(|(id, nonce)| message::Founder { id, nonce }).collect();
                     State::Formed(message::Formed { cluster, id, founders, members })
                 }
                 // It knows of no nonce: whoever is fresh beside it was not there at the beginning.
@@ -170,12 +175,17 @@ pub(crate) async fn find_place(
             Some(formed) if !known_by_all => {
                 let id = loop {
                     let id = fastrand::u64(1..);
-                    if !standing.initial.contains_key(&id) && formed.members.iter().all(|member| member.id != id) {
+                    if !standing.initial.contains_key(&id)
+                        && formed.members.iter().all(|member| member.id != id)
+                    {
                         break id;
                     }
                 };
-                tracing::warn!(member = format!("{id:016x}"), "the cluster was formed with another disk of this member; \
-                    it joins as its replacement");
+                tracing::warn!(
+                    member = format!("{id:016x}"),
+                    "the cluster was formed with another disk of this member; \
+                    it joins as its replacement"
+                );
                 Some(Place::Replacement { cluster: formed.cluster, id })
             }
             Some(_) | None if !silent.is_empty() => None,
@@ -230,7 +240,10 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
                 Ok(Some(Answer::Done(_))) => leader = Some((id, url)),
                 Ok(Some(Answer::Failure(failure))) => match failure.kind() {
                     FailureKind::Refused => {
-                        return Err(StartError::plain(format!("the leader refuses to replace this member: {}", failure.why)));
+                        return Err(StartError::plain(format!(
+                            "the leader refuses to replace this member: {}",
+                            failure.why
+                        )));
                     }
                     FailureKind::Pending => leader = Some((id, url)),
                     FailureKind::NotLeader
@@ -273,7 +286,12 @@ async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
             continue;
         };
         let question = Question::ReadIndex(message::ReadIndex {});
-        match inner.peers.ask(inner.cluster, formed.id, url, question, HELLO).await.map(|answer| answer.answer) {
+        match inner
+            .peers
+            .ask(inner.cluster, formed.id, url, question, HELLO)
+            .await
+            .map(|answer| answer.answer)
+        {
             Ok(Some(Answer::ReadAt(_))) => return Some((formed.id, url.clone())),
             Ok(Some(Answer::Failure(failure))) if failure.leader != 0 => {
                 let leader = formed.members.into_iter().find(|member| member.id == failure.leader);
@@ -294,11 +312,9 @@ impl Inner {
         match self.replace(&node).await {
             Ok(()) => Answer::Done(message::Done {}),
             Err(MembershipFailure::NotLeader { leader }) => failure(FailureKind::NotLeader, leader),
-            Err(MembershipFailure::Pending(why)) => Answer::Failure(message::Failure {
-                kind: FailureKind::Pending.into(),
-                leader: 0,
-                why,
-            }),
+            Err(MembershipFailure::Pending(why)) => {
+                Answer::Failure(message::Failure { kind: FailureKind::Pending.into(), leader: 0, why })
+            }
             Err(MembershipFailure::Refused(why)) => refused(why),
             Err(MembershipFailure::Stopped) => failure(FailureKind::Stopped, None),
         }
@@ -335,7 +351,8 @@ impl Inner {
             )));
         }
         // Learners left over from earlier attempts under the same URL will never answer.
-        let stale = members.iter().filter(|peer| !peer.voter && peer.node.url == node.url && peer.id != node.id);
+        let stale =
+            members.iter().filter(|peer| !peer.voter && peer.node.url == node.url && peer.id != node.id);
         let stale: std::collections::BTreeSet<u64> = stale.map(|peer| peer.id).collect();
         if !stale.is_empty() {
             self.consensus.remove_learners(stale).await?;

@@ -47,15 +47,18 @@ impl Metrics {
         let r = &mut registry;
         let has_leader = gauge(r, "etcd_server_has_leader", "Whether a leader is known (1) or not (0)");
         let is_leader = gauge(r, "etcd_server_is_leader", "Whether this member leads (1) or not (0)");
-        let proposals_committed = gauge(r, "etcd_server_proposals_committed_total", "Entries known to be committed");
+        let proposals_committed =
+            gauge(r, "etcd_server_proposals_committed_total", "Entries known to be committed");
         let proposals_applied = gauge(r, "etcd_server_proposals_applied_total", "Entries applied");
         let proposals_pending = gauge(r, "etcd_server_proposals_pending", "Proposals without an answer yet");
         let database_bytes = gauge(r, "etcd_mvcc_db_total_size_in_bytes", "Bytes of the database on disk");
-        let database_in_use_bytes = gauge(r, "etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use");
+        let database_in_use_bytes =
+            gauge(r, "etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use");
         let log_bytes = gauge(r, "quorate_log_size_in_bytes", "Bytes of the log on disk");
         let revision = gauge(r, "etcd_debugging_mvcc_current_revision", "The store's revision");
         let watchers = gauge(r, "etcd_debugging_mvcc_watcher_total", "Open watches");
-        let slow_watchers = gauge(r, "etcd_debugging_mvcc_slow_watcher_total", "Watches that are fed from history");
+        let slow_watchers =
+            gauge(r, "etcd_debugging_mvcc_slow_watcher_total", "Watches that are fed from history");
         let quota_bytes = gauge(r, "etcd_server_quota_backend_bytes", "The database quota");
         // The encoder appends `_total` to a counter's name.
         let counter = |registry: &mut Registry, name: &str, help: &str| {
@@ -73,7 +76,11 @@ impl Metrics {
         let leases_revoked = counter(r, "etcd_debugging_lease_revoked", "Leases revoked");
         // 1 ms to about 8 s, as etcd's.
         let fsync = Histogram::new(exponential_buckets(0.001, 2.0, 14));
-        registry.register("etcd_disk_wal_fsync_duration_seconds", "How long syncs of the log took", fsync.clone());
+        registry.register(
+            "etcd_disk_wal_fsync_duration_seconds",
+            "How long syncs of the log took",
+            fsync.clone(),
+        );
         Arc::new(Metrics {
             registry: Mutex::new(registry),
             has_leader,

@@ -53,7 +53,9 @@ impl Node {
     pub async fn start(config: Config) -> Result<Node, StartError> {
         config.validate()?;
         if config.initial_cluster.len() == 2 {
-            tracing::warn!("two voters tolerate no failure: losing either one stops writes; add a third, or a witness");
+            tracing::warn!(
+                "two voters tolerate no failure: losing either one stops writes; add a third, or a witness"
+            );
         }
         let lock = lock_directory(&config.data_dir).await?;
         let identity = Identity::load(&config.data_dir)?;
@@ -75,12 +77,14 @@ impl Node {
 
         let metrics = Metrics::new();
         let fsync = metrics.fsync.clone();
-        let on_sync: quorate_storage::OnSync = Arc::new(move |took: Duration| fsync.observe(took.as_secs_f64()));
+        let on_sync: quorate_storage::OnSync =
+            Arc::new(move |took: Duration| fsync.observe(took.as_secs_f64()));
         let directory = config.data_dir.clone();
+        let opening = format!("opening the data directory {}", directory.display());
         let store = tokio::task::spawn_blocking(move || Store::open(&directory, Some(on_sync))).await;
         let store = match store {
-            Ok(store) => store.map_err(|error| StartError::because("opening the data directory", error))?,
-            Err(panic) => return Err(StartError::because("opening the data directory", panic)),
+            Ok(store) => store.map_err(|error| StartError::because(opening, error))?,
+            Err(panic) => return Err(StartError::because(opening, panic)),
         };
         let pump = Arc::new(Pump::new());
         let lessor = Arc::new(Mutex::new(Lessor::new()));
@@ -99,9 +103,10 @@ impl Node {
             election: config.election,
             snapshot_count: config.snapshot_count,
         };
-        let consensus = Consensus::start(options, store, peers.clone(), socket, Box::new(observer))
-            .await
-            .map_err(|error| StartError::because("starting consensus", error))?;
+        let consensus =
+            Consensus::start(options, store, peers.clone(), socket, Box::new(observer)).await.map_err(
+                |error| StartError::because(format!("starting on {}", config.data_dir.display()), error),
+            )?;
         if matches!(identity.place, Place::Founder { .. }) && consensus.members().is_empty() {
             consensus
                 .form(standing.initial.clone())
@@ -134,6 +139,7 @@ impl Node {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_leadership(Arc::clone(&inner), leadership_sender));
+        tasks.spawn(follow_failure(Arc::clone(&inner)));
         tasks.spawn(read::run(Arc::clone(&inner), waiting));
         tasks.spawn(lease_task::run(Arc::clone(&inner)));
         tasks.spawn(compactor::run(Arc::clone(&inner)));
@@ -279,12 +285,24 @@ async fn follow_leadership(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
     }
 }
 
+/// A member that cannot go on answers nothing any more.
+async fn follow_failure(inner: Arc<Inner>) {
+    let mut failure = inner.consensus.failure();
+    if let Ok(sentence) = failure.wait_for(Option::is_some).await {
+        tracing::error!(error = sentence.as_deref().unwrap_or_default(), "the member has failed");
+        inner.stopped.store(true, Ordering::Release);
+        inner.pump.stop();
+    }
+}
+
 /// Announces the name and the client URLs of this member, until that is applied.
 async fn publish(inner: Arc<Inner>) {
     let published = || {
         let members = inner.read(quorate_state::members).unwrap_or_default();
         members.into_iter().any(|member| {
-            member.id == inner.id && member.name == inner.config.name && member.client_urls == inner.config.client_urls
+            member.id == inner.id
+                && member.name == inner.config.name
+                && member.client_urls == inner.config.client_urls
         })
     };
     loop {

@@ -35,7 +35,10 @@ pub(crate) const RETRY: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Round {
     /// Leadership was confirmed: by the leader `leader`, at this index.
-    Confirmed { leader: u64, index: u64 },
+    Confirmed {
+        leader: u64,
+        index: u64,
+    },
     NoLeader,
     NoQuorum,
     Stopped,

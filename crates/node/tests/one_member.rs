@@ -19,7 +19,10 @@ async fn puts_survive_a_stop_and_a_kill() {
     cluster.start_one(0).await;
     assert_eq!(get_all(&cluster.handle(0), "k").await.len(), 20);
     let after = cluster.handle(0).header();
-    assert_eq!((after.cluster_id, after.member_id, after.revision), (before.cluster_id, before.member_id, before.revision));
+    assert_eq!(
+        (after.cluster_id, after.member_id, after.revision),
+        (before.cluster_id, before.member_id, before.revision)
+    );
 
     insist(&cluster.handle(0), put("k99", "after")).await;
     cluster.kill(0);
@@ -35,7 +38,8 @@ async fn a_watch_replays_history_and_goes_on_live() {
     let first = insist(&handle, put("w1", "a")).await.reply.revision;
     insist(&handle, put("other", "x")).await;
     insist(&handle, put("w2", "b")).await;
-    let spec = WatchSpec { key: "w".into(), range_end: "x".into(), start_revision: first, ..WatchSpec::default() };
+    let spec =
+        WatchSpec { key: "w".into(), range_end: "x".into(), start_revision: first, ..WatchSpec::default() };
     let mut watcher = handle.watch(spec);
     let replayed = events(&mut watcher, 2).await;
     assert_eq!([&replayed[0].kv.key[..], &replayed[1].kv.key[..]], [b"w1", b"w2"]);
@@ -48,7 +52,8 @@ async fn a_watch_replays_history_and_goes_on_live() {
     // From before the compacted revision there is nothing to replay.
     let compact = Compact { revision: handle.header().revision, physical: false };
     insist(&handle, command(Body::Compact(compact))).await;
-    let mut late = handle.watch(WatchSpec { key: "w1".into(), start_revision: first, ..WatchSpec::default() });
+    let mut late =
+        handle.watch(WatchSpec { key: "w1".into(), start_revision: first, ..WatchSpec::default() });
     assert!(matches!(late.next().await, Some(WatchItem::Compacted { .. })));
     assert!(late.next().await.is_none(), "that was the last item");
     cluster.stop_all().await;
@@ -59,7 +64,12 @@ async fn a_watch_replays_history_and_goes_on_live() {
 async fn a_slow_watcher_misses_nothing() {
     let mut cluster = Cluster::start(1).await;
     let handle = cluster.handle(0);
-    let mut watcher = handle.watch(WatchSpec { key: "s".into(), range_end: "t".into(), prev_kv: true, ..WatchSpec::default() });
+    let mut watcher = handle.watch(WatchSpec {
+        key: "s".into(),
+        range_end: "t".into(),
+        prev_kv: true,
+        ..WatchSpec::default()
+    });
     // More than a queue holds, while nobody reads.
     let many = quorate_node::watch::hub::QUEUE_EVENTS * 2;
     let mut writers = tokio::task::JoinSet::new();
@@ -76,7 +86,10 @@ async fn a_slow_watcher_misses_nothing() {
     let seen = events(&mut watcher, many).await;
     let revisions: Vec<i64> = seen.iter().map(|event| event.kv.mod_revision).collect();
     assert!(revisions.windows(2).all(|pair| pair[0] + 1 == pair[1]), "in order, without gap or duplicate");
-    assert!(seen.iter().all(|event| (event.kv.version > 1) == event.prev_kv.is_some()), "with the version before");
+    assert!(
+        seen.iter().all(|event| (event.kv.version > 1) == event.prev_kv.is_some()),
+        "with the version before"
+    );
     assert_eq!(watcher.progress(), Some(handle.header().revision));
     cluster.stop_all().await;
 }
@@ -128,7 +141,10 @@ async fn what_is_refused() {
     let mut second = Config::single("m0", cluster.root.path().join("second"));
     second.peer_listen = cluster.configs[0].peer_listen.clone();
     let error = Node::start(second).await.err().expect("two members on one port").to_string();
-    assert!(error.contains(&cluster.configs[0].peer_listen[0]) && error.contains("stop the process"), "{error}");
+    assert!(
+        error.contains(&cluster.configs[0].peer_listen[0]) && error.contains("stop the process"),
+        "{error}"
+    );
     cluster.stop_all().await;
     assert!(matches!(handle.propose(put("k", "v"), PATIENCE).await, Err(ProposeError::Stopped)));
 }
@@ -143,7 +159,11 @@ async fn the_log_is_purged_behind_snapshots_and_the_state_comes_back() {
     }
     let snapshots = cluster.data_dir(0).join("snapshots");
     eventually("a snapshot is written", || async {
-        std::fs::read_dir(&snapshots).ok()?.flatten().any(|file| file.path().extension().is_some_and(|e| e == "snapshot")).then_some(())
+        std::fs::read_dir(&snapshots)
+            .ok()?
+            .flatten()
+            .any(|file| file.path().extension().is_some_and(|e| e == "snapshot"))
+            .then_some(())
     })
     .await;
     cluster.stop(0).await;
@@ -153,5 +173,26 @@ async fn the_log_is_purged_behind_snapshots_and_the_state_comes_back() {
     let all = get_all(&cluster.handle(0), "k").await;
     assert_eq!(all.len(), 200);
     assert!(all.iter().enumerate().all(|(n, (_, value))| *value == n.to_string()));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_in_apply_ends_the_member_with_a_sentence() {
+    let mut cluster = Cluster::start(1).await;
+    let handle = cluster.handle(0);
+    insist(&handle, put("k", "v")).await;
+    let mut watcher = handle.watch(WatchSpec { key: "k".into(), ..WatchSpec::default() });
+    // What a newer build might propose during an upgrade.
+    let newer = quorate_state::Command { format: 99, ..put("k", "w") };
+    let outcome = handle.propose(newer, PATIENCE).await;
+    assert!(matches!(outcome, Err(ProposeError::Indeterminate | ProposeError::Stopped)), "{outcome:?}");
+    let node = cluster.nodes[0].as_ref().expect("it is there");
+    let sentence = tokio::time::timeout(PATIENCE, node.failed()).await.expect("it fails in time");
+    assert!(sentence.contains("format 99") && sentence.contains("upgrade"), "{sentence}");
+    eventually("the handle says so", || async {
+        matches!(handle.propose(put("k", "x"), PATIENCE).await, Err(ProposeError::Stopped)).then_some(())
+    })
+    .await;
+    assert!(tokio::time::timeout(PATIENCE, watcher.next()).await.expect("the watch ends").is_none());
     cluster.stop_all().await;
 }

@@ -14,12 +14,17 @@ async fn nothing_is_formed_before_every_initial_member_is_there() {
     let second = tokio::spawn(Node::start(cluster.configs[1].clone()));
     // Two of three would be a majority. They must not form: the third disk may be anybody's. There is no event to wait
     // for when nothing happens, so this looks for as long as a formation takes many times over.
-    let formed = tokio::time::timeout(Duration::from_secs(1), async { first.is_finished() || second.is_finished() });
+    let formed =
+        tokio::time::timeout(Duration::from_secs(1), async { first.is_finished() || second.is_finished() });
     assert!(!formed.await.expect("no waiting"), "not at once");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!first.is_finished() && !second.is_finished(), "formed without the third");
     let third = Node::start(cluster.configs[2].clone()).await.expect("the third starts");
-    let all = [first.await.expect("no panic").expect("starts"), second.await.expect("no panic").expect("starts"), third];
+    let all = [
+        first.await.expect("no panic").expect("starts"),
+        second.await.expect("no panic").expect("starts"),
+        third,
+    ];
     cluster.nodes = all.into_iter().map(Some).collect();
     insist(&cluster.handle(0), put("k", "v")).await;
     cluster.stop_all().await;
@@ -36,7 +41,8 @@ async fn a_member_on_an_empty_disk_is_replaced_and_catches_up_by_snapshot() {
     let other = (0..3).find(|n| *n != victim).expect("two others");
     let old_id = cluster.handle(victim).header().member_id;
     insist(&cluster.handle(other), put("k", "first")).await;
-    let lease = cluster.handle(other).grant_lease(None, Duration::from_secs(600), PATIENCE).await.expect("a lease");
+    let lease =
+        cluster.handle(other).grant_lease(None, Duration::from_secs(600), PATIENCE).await.expect("a lease");
 
     cluster.kill(victim);
     for n in 0..200 {
@@ -56,15 +62,26 @@ async fn a_member_on_an_empty_disk_is_replaced_and_catches_up_by_snapshot() {
     assert_ne!(new_id, old_id, "an id is never used on another disk");
     assert_eq!(get_all(&handle, "k").await.len(), 201);
     assert_eq!(handle.leases().expect("leases"), [lease], "leases come with the snapshot");
-    let ids = || cluster.handle(other).members().iter().map(|member| (member.id, member.is_learner)).collect::<Vec<_>>();
+    let ids = || {
+        cluster
+            .handle(other)
+            .members()
+            .iter()
+            .map(|member| (member.id, member.is_learner))
+            .collect::<Vec<_>>()
+    };
     eventually("the new id has the vote and the old one is gone", || async {
         let ids = ids();
-        (ids.len() == 3 && ids.contains(&(new_id, false)) && ids.iter().all(|(id, _)| *id != old_id)).then_some(())
+        (ids.len() == 3 && ids.contains(&(new_id, false)) && ids.iter().all(|(id, _)| *id != old_id))
+            .then_some(())
     })
     .await;
     let snapshots = dir.join("snapshots");
     let received = std::fs::read_dir(&snapshots).expect("the directory is there").flatten();
-    assert!(received.into_iter().any(|file| file.path().extension().is_some_and(|e| e == "snapshot")), "by snapshot");
+    assert!(
+        received.into_iter().any(|file| file.path().extension().is_some_and(|e| e == "snapshot")),
+        "by snapshot"
+    );
 
     // It counts: with the third one gone it makes the quorum. And it is the same member after a restart.
     let third = (0..3).find(|n| *n != victim && *n != other).expect("a third");
@@ -95,14 +112,17 @@ async fn a_watch_survives_a_snapshot_that_is_installed_under_it() {
     }
     // It starts behind what the others' logs still hold, so it gets a snapshot while the watch is open.
     cluster.start_one(slow).await;
-    let mut watcher = cluster
-        .handle(slow)
-        .watch(WatchSpec { key: "k".into(), start_revision: start, ..WatchSpec::default() });
+    let mut watcher = cluster.handle(slow).watch(WatchSpec {
+        key: "k".into(),
+        start_revision: start,
+        ..WatchSpec::default()
+    });
     let mut values = Vec::new();
     while values.len() <= 150 {
         match tokio::time::timeout(PATIENCE, watcher.next()).await.expect("events in time") {
             Some(WatchItem::Events { events, .. }) => {
-                values.extend(events.iter().map(|event| String::from_utf8_lossy(&event.kv.value).into_owned()));
+                values
+                    .extend(events.iter().map(|event| String::from_utf8_lossy(&event.kv.value).into_owned()));
             }
             other => panic!("instead of events: {other:?}"),
         }

@@ -1,10 +1,13 @@
 //! Three members over gRPC: elections, kills, restarts, leases and watches across changes of the leader.
+//! Times and rates are printed, not judged.
+#![allow(clippy::print_stderr, reason = "measured values are part of the output")]
 
 mod common;
 
 use std::time::Duration;
 
 use common::{Cluster, PATIENCE, STOP, events, eventually, get, get_all, insist, put, put_with_lease};
+use quorate_consensus::{AskError, Peers, message};
 use quorate_node::{Node, ReadError, WatchSpec};
 use tokio::time::Instant;
 
@@ -49,7 +52,8 @@ async fn a_killed_leader_loses_nothing_and_no_watch_notices() {
     let leader = cluster.leader().await;
     let survivor = (0..3).find(|n| *n != leader).expect("two others");
     let handle = cluster.handle(survivor);
-    let mut watcher = handle.watch(WatchSpec { key: "k".into(), range_end: "l".into(), ..WatchSpec::default() });
+    let mut watcher =
+        handle.watch(WatchSpec { key: "k".into(), range_end: "l".into(), ..WatchSpec::default() });
     for n in 0..50 {
         insist(&cluster.handle(leader), put(&format!("k{n:03}"), "before")).await;
     }
@@ -136,7 +140,10 @@ async fn a_change_of_the_leader_only_lengthens_a_lease() {
     let lease = handle.grant_lease(None, ttl, PATIENCE).await.expect("a lease");
     insist(&handle, put_with_lease("leased", "x", lease)).await;
     // Renewed through a follower.
-    assert_eq!(handle.renew_lease(lease, PATIENCE).await.expect("an answer").map(|renewal| renewal.ttl), Some(ttl));
+    assert_eq!(
+        handle.renew_lease(lease, PATIENCE).await.expect("an answer").map(|renewal| renewal.ttl),
+        Some(ttl)
+    );
     let renewed = Instant::now();
     cluster.kill(leader);
     // Whatever happens, the holder that renewed at `renewed` keeps the key until `renewed + ttl`.
@@ -154,7 +161,8 @@ async fn without_a_quorum_nothing_is_confirmed() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     insist(&cluster.handle(leader), put("k", "v")).await;
-    let lease = cluster.handle(leader).grant_lease(None, Duration::from_secs(60), PATIENCE).await.expect("a lease");
+    let lease =
+        cluster.handle(leader).grant_lease(None, Duration::from_secs(60), PATIENCE).await.expect("a lease");
     let others: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
     for n in &others {
         cluster.kill(*n);
@@ -187,6 +195,31 @@ async fn another_clusters_member_is_refused() {
     assert!(error.contains("another cluster") && error.contains("etcd-cluster"), "{error}");
     cluster.start_one(2).await;
     assert_eq!(get(&cluster.handle(2), "k", false).await.as_deref(), Some("v"));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_for_somebody_else_is_refused_unread() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let header = cluster.handle(leader).header();
+    let url = &cluster.configs[leader].peer_advertise;
+    let peers = Peers::new();
+    let ask = |cluster: u64, target: u64| {
+        let question = message::question::Question::ReadIndex(message::ReadIndex {});
+        peers.ask(cluster, target, url, question, PATIENCE)
+    };
+    let answer = ask(header.cluster_id, header.member_id).await.expect("the right one answers");
+    assert!(matches!(answer.answer, Some(message::answer::Answer::ReadAt(_))), "{answer:?}");
+    for (cluster_id, member_id, named) in [
+        (header.cluster_id + 1, header.member_id, "quorate-cluster"),
+        (header.cluster_id, header.member_id + 1, "quorate-target"),
+    ] {
+        match ask(cluster_id, member_id).await {
+            Err(AskError::Refused(why)) => assert!(why.contains(named), "{why}"),
+            other => panic!("instead of a refusal: {other:?}"),
+        }
+    }
     cluster.stop_all().await;
 }
 

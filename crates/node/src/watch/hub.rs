@@ -7,7 +7,7 @@
 //! in the state, by its own reader, at the reader's pace. Nothing is ever dropped, and a slow reader costs one bounded queue.
 //!
 //! ```text
-//!    publish ──► queue ──► next()            synced:   next == revision + 1, queue holds what is not taken
+//!    publish ──► queue ──► next()            synced:   the queue holds what is published and not taken
 //!                  │ full                    victim:   lagging with something in its queue: that is taken first
 //!                  ▼                         lagging:  reads history [next ..= revision], then checks again
 //!    history [next ..= revision] ──► next()
@@ -16,8 +16,8 @@
 //! # Invariants
 //!
 //! 1. What was delivered, then the queue, then [next ..]: contiguous, in this order, never overlapping.
-//! 2. `next > revision` exactly when synced. The hand-over happens under the hub's lock: [`Hub::fed`] compares `next` with
-//!    the revision that [`Hub::publish`] moves, so between history and live events there is neither gap nor duplicate.
+//! 2. The hand-over happens under the hub's lock: [`Hub::fed`] compares how far history was read with the revision that
+//!    [`Hub::publish`] moves, so between history and live events there is neither gap nor duplicate.
 //! 3. A revision is never split between two deliveries.
 //! 4. After an installed snapshot everybody behind it is lagging; history says whether it still reaches back.
 
@@ -52,10 +52,17 @@ pub struct Hub {
 #[derive(Debug)]
 struct Watch {
     spec: WatchSpec,
-    /// The first revision that is neither delivered nor queued.
-    next: Revision,
+    place: Place,
     queue: VecDeque<Delivery>,
     queued: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Gets what is published, from `start` on, which may be in the future.
+    Synced { start: Revision },
+    /// `next` is the first revision that is neither delivered nor queued.
+    Lagging { next: Revision },
 }
 
 /// Events for one watch: whole revisions.
@@ -101,7 +108,8 @@ impl Hub {
     /// Number of watches, and of those among them that lag.
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
-        let lagging = self.watches.values().filter(|watch| watch.next <= self.revision).count();
+        let lagging =
+            self.watches.values().filter(|watch| matches!(watch.place, Place::Lagging { .. })).count();
         (self.watches.len(), lagging)
     }
 
@@ -114,8 +122,12 @@ impl Hub {
         } else {
             self.ranges.insert(id);
         }
-        let next = if spec.start_revision <= 0 { self.revision + 1 } else { spec.start_revision };
-        self.watches.insert(id, Watch { spec, next, queue: VecDeque::new(), queued: 0 });
+        let place = match spec.start_revision {
+            start if start <= 0 => Place::Synced { start: self.revision + 1 },
+            start if start > self.revision => Place::Synced { start },
+            start => Place::Lagging { next: start },
+        };
+        self.watches.insert(id, Watch { spec, place, queue: VecDeque::new(), queued: 0 });
         id
     }
 
@@ -135,57 +147,41 @@ impl Hub {
     pub fn publish(&mut self, events: &[Arc<Event>], revision: Revision) -> Vec<WatchId> {
         let before = self.revision;
         self.revision = self.revision.max(revision);
-        if events.is_empty() {
-            self.advance_synced(before);
-            return Vec::new();
-        }
         let mut matched: BTreeMap<WatchId, Vec<Arc<Event>>> = BTreeMap::new();
         for event in events {
             let points = self.points.get(&event.kv.key).into_iter().flatten();
-            let ranges = self.ranges.iter();
-            for id in points.chain(ranges) {
+            for id in points.chain(&self.ranges) {
                 let Some(watch) = self.watches.get(id) else { continue };
-                let synced = watch.next > before;
-                if synced && event.kv.mod_revision >= watch.next && matches(&watch.spec, event) {
+                let Place::Synced { start } = watch.place else { continue };
+                if event.kv.mod_revision >= start && matches(&watch.spec, event) {
                     matched.entry(*id).or_default().push(Arc::clone(event));
                 }
             }
         }
-        let mut woken = Vec::with_capacity(matched.len());
-        for (id, events) in matched {
-            let Some(watch) = self.watches.get_mut(&id) else { continue };
-            woken.push(id);
+        for (id, events) in &mut matched {
+            let Some(watch) = self.watches.get_mut(id) else { continue };
             if watch.queued > 0 && watch.queued + events.len() > QUEUE_EVENTS {
-                // A victim: `next` stays at the first revision of this chunk, which makes it lagging.
+                // A victim: the whole chunk is history to it.
+                watch.place = Place::Lagging { next: before + 1 };
                 continue;
             }
-            let events = events.into_iter().map(|event| shown(&watch.spec, event)).collect::<Vec<_>>();
+            let events: Vec<_> = events.drain(..).map(|event| shown(&watch.spec, event)).collect();
             watch.queued += events.len();
             watch.queue.push_back(Delivery { events, revision });
-            watch.next = watch.next.max(revision + 1);
         }
-        // Those who had nothing to see are as far as the others; victims were just set back and stay.
-        let victims: Vec<WatchId> =
-            woken.iter().filter(|id| self.watches.get(id).is_some_and(|watch| watch.next <= revision)).copied().collect();
-        self.advance_synced_except(before, &victims);
-        woken
-    }
-
-    fn advance_synced(&mut self, before: Revision) {
-        self.advance_synced_except(before, &[]);
-    }
-
-    fn advance_synced_except(&mut self, before: Revision, victims: &[WatchId]) {
-        for (id, watch) in &mut self.watches {
-            if watch.next > before && watch.next <= self.revision && !victims.contains(id) {
-                watch.next = self.revision + 1;
-            }
-        }
+        matched.into_keys().collect()
     }
 
     /// A snapshot brought the state to `revision` without the events in between. Everybody is woken.
     pub fn restored(&mut self, revision: Revision) -> Vec<WatchId> {
-        self.revision = revision;
+        let before = std::mem::replace(&mut self.revision, revision);
+        for watch in self.watches.values_mut() {
+            if let Place::Synced { start } = watch.place
+                && start <= revision
+            {
+                watch.place = Place::Lagging { next: start.max(before + 1) };
+            }
+        }
         self.watches.keys().copied().collect()
     }
 
@@ -196,16 +192,19 @@ impl Hub {
             watch.queued -= delivery.events.len();
             return Take::Deliver(delivery);
         }
-        if watch.next <= self.revision {
-            return Take::History { from: watch.next, through: self.revision };
+        match watch.place {
+            Place::Synced { .. } => Take::Wait,
+            Place::Lagging { next } => Take::History { from: next, through: self.revision },
         }
-        Take::Wait
     }
 
     /// The reader of `id` has everything through `through` from history.
     pub fn fed(&mut self, id: WatchId, through: Revision) {
-        if let Some(watch) = self.watches.get_mut(&id) {
-            watch.next = watch.next.max(through + 1);
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        if let Place::Lagging { next } = watch.place {
+            let next = next.max(through + 1);
+            let synced = next > self.revision;
+            watch.place = if synced { Place::Synced { start: next } } else { Place::Lagging { next } };
         }
     }
 
@@ -213,7 +212,7 @@ impl Hub {
     #[must_use]
     pub fn progress(&self, id: WatchId) -> Option<Revision> {
         let watch = self.watches.get(&id)?;
-        (watch.queue.is_empty() && watch.next > self.revision).then_some(self.revision)
+        (watch.queue.is_empty() && matches!(watch.place, Place::Synced { .. })).then_some(self.revision)
     }
 }
 

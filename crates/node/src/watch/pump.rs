@@ -111,7 +111,9 @@ impl Watcher {
             };
             // Between a take that hands something out and the return there is no await: cancelling loses nothing.
             match take {
-                Take::Deliver(Delivery { events, revision }) => return Some(WatchItem::Events { events, revision }),
+                Take::Deliver(Delivery { events, revision }) => {
+                    return Some(WatchItem::Events { events, revision });
+                }
                 Take::History { from, through } => {
                     if let Some(item) = self.history(from, through) {
                         return Some(item);
@@ -144,7 +146,8 @@ impl Watcher {
             let mut matching = Vec::new();
             for event in events {
                 if event.kv.mod_revision <= through && hub::matches(spec, &event) {
-                    let event = if spec.prev_kv { quorate_state::event_with_prev(view, event)? } else { event };
+                    let event =
+                        if spec.prev_kv { quorate_state::event_with_prev(view, event)? } else { event };
                     matching.push(Arc::new(event));
                 }
             }

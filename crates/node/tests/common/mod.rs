@@ -31,8 +31,11 @@ impl Cluster {
                 (0..size).map(|_| std::net::TcpListener::bind((host.as_str(), 0)).expect("a port")).collect();
             held.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
         };
-        let initial: Vec<(String, String)> =
-            ports.iter().enumerate().map(|(n, port)| (format!("m{n}"), format!("http://{host}:{port}"))).collect();
+        let initial: Vec<(String, String)> = ports
+            .iter()
+            .enumerate()
+            .map(|(n, port)| (format!("m{n}"), format!("http://{host}:{port}")))
+            .collect();
         let configs = (0..size).map(|n| {
             let mut config = Config::single(&format!("m{n}"), root.path().join(format!("m{n}")));
             config.peer_listen = vec![format!("{host}:{}", ports[n])];
