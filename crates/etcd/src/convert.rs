@@ -212,6 +212,15 @@ fn changes(reply: &state::TxnReply) -> bool {
     })
 }
 
+/// The revision that the first range in it was read at. In a transaction that only reads they are all the same.
+pub(crate) fn first_revision(reply: &state::TxnReply) -> Option<Revision> {
+    reply.replies.iter().find_map(|reply| match &reply.body {
+        Some(state::TxnOpReplyBody::Range(reply)) => Some(reply.revision),
+        Some(state::TxnOpReplyBody::Txn(reply)) => first_revision(reply),
+        Some(state::TxnOpReplyBody::Put(_) | state::TxnOpReplyBody::DeleteRange(_)) | None => None,
+    })
+}
+
 fn txn_response(
     reply: state::TxnReply,
     header: pb::ResponseHeader,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use quorate_state::{Body, Compact, ReplyBody, Revision};
+use quorate_state::{Body, Compact, ReplyBody, Revision, Txn};
 use quorate_wire::etcdserverpb::kv_server::Kv;
 use quorate_wire::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
@@ -37,6 +37,21 @@ impl KvService {
         let header = header::applied(handle.header(), revision, applied.term);
         let body = applied.reply.body.ok_or(status::MALFORMED_REPLY)?;
         Ok(Answer { body, revision, header })
+    }
+
+    /// A transaction that cannot write needs no log entry: a read index and one instant of this member's state will do
+    /// (etcd from 3.5, `server/etcdserver/v3_server.go`, `Txn`).
+    async fn read_txn(&self, txn: Txn) -> Result<TxnResponse, Status> {
+        let Context { handle, options, .. } = &*self.0;
+        let serializable = txn.is_serializable();
+        let reply = handle
+            .read_txn(txn, serializable, options.request_timeout)
+            .await
+            .map_err(|error| status::of_read(&error))?;
+        let header = handle.header();
+        // The instant that was read, if an operation tells it; else now is as good an answer.
+        let revision = convert::first_revision(&reply).unwrap_or(header.revision);
+        Ok(convert::txn_reply(reply, revision, header::at(header, revision))?)
     }
 
     fn fits(&self, request: &impl prost::Message) -> Result<(), Status> {
@@ -87,7 +102,11 @@ impl Kv for KvService {
         let request = request.into_inner();
         validate::txn(&request, self.0.options.max_txn_ops)?;
         self.fits(&request)?;
-        let answer = self.propose(Body::Txn(convert::txn(request)?)).await?;
+        let txn = convert::txn(request)?;
+        if txn.is_read_only() {
+            return self.read_txn(txn).await.map(Response::new);
+        }
+        let answer = self.propose(Body::Txn(txn)).await?;
         let ReplyBody::Txn(reply) = answer.body else { return Err(status::MALFORMED_REPLY.into()) };
         Ok(Response::new(convert::txn_reply(reply, answer.revision, answer.header)?))
     }

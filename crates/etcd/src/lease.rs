@@ -158,7 +158,7 @@ impl Lease for LeaseService {
 }
 
 /// `items` up to its end, its first error, or `end`, whose error becomes the last item.
-fn until<T>(
+fn until<T: Send + Sync>(
     items: impl Stream<Item = Result<T, Status>> + Send,
     end: impl Future<Output = Option<status::EtcdError>> + Send,
 ) -> impl Stream<Item = Result<T, Status>> + Send {

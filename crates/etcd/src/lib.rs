@@ -35,7 +35,6 @@
 //!
 //! - A learner serves like any member, since every request is forwarded or waits for a read index; etcd refuses.
 //! - `Defragment` succeeds at once: there is nothing that an operator would have to defragment.
-//! - A transaction that only reads goes through the log; etcd answers it from a read index.
 //!
 //! # Missing still
 //!
@@ -44,7 +43,6 @@
 //! Sources: etcd's `server/etcdserver/api/v3rpc`, `api/v3rpc/rpctypes/error.go` and `server/embed/serve.go` for the
 //! behaviour, each rule with its file where it is used.
 
-mod accept;
 mod auth;
 mod cluster;
 mod context;
@@ -52,6 +50,7 @@ mod convert;
 mod header;
 mod health;
 mod http;
+mod idle;
 mod kv;
 mod lease;
 mod maintenance;

@@ -45,8 +45,7 @@ pub(crate) const TOO_MANY_REQUESTS: EtcdError =
 pub(crate) const LEASE_NOT_FOUND: EtcdError = error(Code::NotFound, "etcdserver: requested lease not found");
 pub(crate) const LEASE_EXISTS: EtcdError =
     error(Code::FailedPrecondition, "etcdserver: lease already exists");
-pub(crate) const LEASE_TTL_TOO_LARGE: EtcdError =
-    error(Code::OutOfRange, "etcdserver: too large lease TTL");
+pub(crate) const LEASE_TTL_TOO_LARGE: EtcdError = error(Code::OutOfRange, "etcdserver: too large lease TTL");
 pub(crate) const CORRUPT: EtcdError = error(Code::DataLoss, "etcdserver: corrupt cluster");
 pub(crate) const NO_LEADER: EtcdError = error(Code::Unavailable, "etcdserver: no leader");
 pub(crate) const TIMED_OUT: EtcdError = error(Code::Unavailable, "etcdserver: request timed out");
@@ -97,6 +96,8 @@ pub(crate) fn of_rejection(rejection: Rejection) -> EtcdError {
         Rejection::NoSpace => NO_SPACE,
         Rejection::Corrupt => CORRUPT,
         Rejection::InvalidSortOption => INVALID_SORT,
+        // Nesting is bounded by operations in etcd, so this is its word for too much of it.
+        Rejection::TooDeep => TOO_MANY_OPS,
     }
 }
 
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn refusals_end_a_request_for_good() {
-        let refusals = (1..=13).map(|number| Rejection::try_from(number).expect("a refusal"));
+        let refusals = (1..=14).map(|number| Rejection::try_from(number).expect("a refusal"));
         for rejection in refusals {
             let error = of_rejection(rejection);
             assert!(!is_transient(error), "{rejection:?} became {error:?}");
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn every_refusal_has_its_own_text() {
         let mut texts: Vec<_> =
-            (1..=13).map(|n| of_rejection(Rejection::try_from(n).expect("a refusal")).text()).collect();
+            (1..=14).map(|n| of_rejection(Rejection::try_from(n).expect("a refusal")).text()).collect();
         texts.sort_unstable();
         let all = texts.len();
         texts.dedup();
@@ -174,7 +175,10 @@ mod tests {
     #[test]
     fn texts_are_etcds() {
         let status = Status::from(of_rejection(Rejection::LeaseNotFound));
-        assert_eq!((status.code(), status.message()), (Code::NotFound, "etcdserver: requested lease not found"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::NotFound, "etcdserver: requested lease not found")
+        );
         let status = Status::from(of_read(&ReadError::Rejected(Rejection::Compacted)));
         assert_eq!(
             (status.code(), status.message()),

@@ -144,11 +144,7 @@ impl Writes {
 
 /// Whether `key` lies in the range that etcd writes as (`start`, `end`).
 fn covers(start: &[u8], end: &[u8], key: &[u8]) -> bool {
-    if end.is_empty() {
-        start == key
-    } else {
-        start <= key && (end == FROM_KEY || key < end)
-    }
+    if end.is_empty() { start == key } else { start <= key && (end == FROM_KEY || key < end) }
 }
 
 /// Whether a watch on the range can never see a key: the end is given and not behind the start.

@@ -128,7 +128,8 @@ fn nested_writes_count_and_exclusive_branches_may_share() {
     assert_eq!(txn(&shared, LIMIT), Ok(()));
     let twice = branches(vec![nested(vec![put_op("a")], vec![]), put_op("a")], vec![]);
     assert_eq!(txn(&twice, LIMIT), Err(status::DUPLICATE_KEY));
-    let siblings = branches(vec![nested(vec![put_op("a")], vec![]), nested(vec![], vec![put_op("a")])], vec![]);
+    let siblings =
+        branches(vec![nested(vec![put_op("a")], vec![]), nested(vec![], vec![put_op("a")])], vec![]);
     assert_eq!(txn(&siblings, LIMIT), Err(status::DUPLICATE_KEY));
     let deleted = branches(vec![nested(vec![delete_op("a", "c")], vec![]), put_op("b")], vec![]);
     assert_eq!(txn(&deleted, LIMIT), Err(status::DUPLICATE_KEY));
