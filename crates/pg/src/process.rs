@@ -434,13 +434,7 @@ pub(crate) async fn start(config: &InstanceConfig, patience: Duration) -> Result
     if running(dir)? != Running::Nothing {
         return Err(Error::WrongState { path: dir.clone(), is: "runs already" });
     }
-    // PostgreSQL refuses to start when the number in a leftover postmaster.pid belongs to any living process of its user.
-    // No process of this directory lives, as we have just seen, so that one is a stranger.
-    if let Some((pid, _)) = read_pid_file(dir)
-        && Path::new(&format!("/proc/{pid}")).exists()
-    {
-        files::remove(&Paths(config).inside("postmaster.pid"))?;
-    }
+    remove_stale_locks(config)?;
     let log_from = open_log(config)?;
     let run = Run {
         config,
@@ -474,6 +468,23 @@ pub(crate) async fn start(config: &InstanceConfig, patience: Duration) -> Result
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Removes lock files of a server that was killed. PostgreSQL refuses to start when the number in one belongs to any process of
+/// its user, also to a stranger that got the number since, and also to the killed server itself as long as nobody has reaped it
+/// (in a container whose first process does not). No process of this directory lives: the caller has just seen that.
+fn remove_stale_locks(config: &InstanceConfig) -> Result<(), Error> {
+    let exists = |pid: i32| Path::new(&format!("/proc/{pid}")).exists();
+    if read_pid_file(&config.data_dir).is_some_and(|(pid, _)| exists(pid)) {
+        files::remove(&Paths(config).inside("postmaster.pid"))?;
+    }
+    // The second line says whose socket it is: another directory's is left alone.
+    let lock = config.unix_socket_dir.join(format!(".s.PGSQL.{}.lock", config.port));
+    let text = fs::read_to_string(&lock).unwrap_or_default();
+    if text.lines().nth(1).is_some_and(|dir| Path::new(dir) == config.data_dir) {
+        files::remove(&lock)?;
+    }
+    Ok(())
 }
 
 /// Stops the server; nothing running is no error.

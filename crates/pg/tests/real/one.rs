@@ -216,11 +216,13 @@ async fn a_hung_server_is_unresponsive_and_a_strangers_shell_is_left_alone() {
     let instance = lab.primary("n1").await;
     running(&instance).await;
     // Somebody has changed into the data directory: not PostgreSQL, not killed.
-    let mut stranger = std::process::Command::new("/bin/sleep")
-        .arg("1000")
-        .current_dir(&instance.config().data_dir)
-        .spawn()
-        .unwrap();
+    let mut stranger = Stranger(
+        std::process::Command::new("/bin/sleep")
+            .arg("100")
+            .current_dir(&instance.config().data_dir)
+            .spawn()
+            .unwrap(),
+    );
     for pid in pids(&instance, "postgres") {
         signal(pid, Signal::STOP);
     }
@@ -231,10 +233,18 @@ async fn a_hung_server_is_unresponsive_and_a_strangers_shell_is_left_alone() {
     // The bound, with room for a machine that is busy otherwise.
     assert!(begun.elapsed() < quorate_pg::PROBE_DEADLINE + Duration::from_secs(2), "{:?}", begun.elapsed());
     fence_now(&instance.config().data_dir, PATIENCE).unwrap();
-    assert_eq!(stranger.try_wait().unwrap(), None, "the stranger lives");
+    assert_eq!(stranger.0.try_wait().unwrap(), None, "the stranger lives");
     assert_eq!(pids(&instance, "").len(), 1);
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+}
+
+/// Ends with the test, whatever the test's end.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[tokio::test]

@@ -230,10 +230,10 @@ async fn a_change_of_the_sync_set_is_in_effect_or_an_error() {
     run(&primary, "INSERT INTO t VALUES (4)").await;
 
     // An override by ALTER SYSTEM is named, not waited for.
-    run(&primary, "ALTER SYSTEM SET synchronous_standby_names = 'a'; SELECT pg_reload_conf()").await;
+    run(&primary, "ALTER SYSTEM SET synchronous_standby_names = 'a'").await;
     let error = primary.confirm_sync_effective(&only_a, DEADLINE).await.unwrap_err();
     assert!(matches!(error, Error::Overridden { name: "synchronous_standby_names", .. }), "{error}");
-    run(&primary, "ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()").await;
+    run(&primary, "ALTER SYSTEM RESET synchronous_standby_names").await;
 
     // Nobody: commits wait. Empty: they do not.
     primary.set_sync_names(NOBODY, DEADLINE).await.unwrap();
