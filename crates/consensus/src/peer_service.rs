@@ -23,7 +23,7 @@ use quorate_wire::raft::peer_server::PeerServer as PeerGrpc;
 use quorate_wire::raft::raft_server::RaftServer as RaftGrpc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -35,6 +35,8 @@ use crate::types::{Raft, Snapshot, SnapshotMeta, TypeConfig};
 
 /// The longest a question may take when the asker named no deadline.
 const ASK: Duration = Duration::from_secs(10);
+/// How long a port in use is waited for.
+const PORT: Duration = Duration::from_secs(1);
 /// Questions one connection may have open: each holds a task and a command of at most the request limit.
 const CONCURRENT_STREAMS: u32 = 4096;
 /// Flow control windows: a page of entries in flight without waiting for an update.
@@ -58,16 +60,33 @@ pub(crate) struct Plugged {
 }
 
 /// Where a started Raft is plugged in. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Socket(Arc<RwLock<Option<Arc<Plugged>>>>);
+#[derive(Clone)]
+pub struct Socket {
+    plugged: Arc<RwLock<Option<Arc<Plugged>>>>,
+    /// True ends the streams that would otherwise live as long as a leadership.
+    unplugged: watch::Sender<bool>,
+}
+
+impl Default for Socket {
+    fn default() -> Socket {
+        Socket { plugged: Arc::default(), unplugged: watch::Sender::new(false) }
+    }
+}
 
 impl Socket {
     pub(crate) fn plug(&self, plugged: Plugged) {
-        *self.0.write() = Some(Arc::new(plugged));
+        *self.plugged.write() = Some(Arc::new(plugged));
     }
 
     pub(crate) fn unplug(&self) {
-        *self.0.write() = None;
+        *self.plugged.write() = None;
+        self.unplugged.send_replace(true);
+    }
+
+    async fn wait_unplugged(self) {
+        let mut unplugged = self.unplugged.subscribe();
+        // An error says that the sender is gone, and it is held here.
+        let _ = unplugged.wait_for(|unplugged| *unplugged).await;
     }
 }
 
@@ -81,7 +100,7 @@ impl PeerListener {
     pub async fn bind(addresses: &[String]) -> Result<PeerListener, BindFailure> {
         let mut listeners = Vec::new();
         for address in addresses {
-            let listener = TcpListener::bind(address.as_str()).await.map_err(|source| BindFailure {
+            let listener = listen(address).await.map_err(|source| BindFailure {
                 address: address.clone(),
                 remedy: match source.kind() {
                     io::ErrorKind::AddrInUse => {
@@ -132,6 +151,19 @@ impl PeerListener {
     }
 }
 
+/// A process that was just killed, or a member of this process that was just dropped, lets go of its port in a moment.
+async fn listen(address: &str) -> io::Result<TcpListener> {
+    let until = tokio::time::Instant::now() + PORT;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            listening => return listening,
+        }
+    }
+}
+
 /// A running peer service. Dropping it aborts.
 pub struct PeerServer {
     tasks: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -145,6 +177,8 @@ impl PeerServer {
             let _ = stop.send(());
             if tokio::time::timeout_at(until, &mut task).await.is_err() {
                 task.abort();
+                // The socket is closed when this returns.
+                let _ = task.await;
             }
         }
     }
@@ -167,7 +201,7 @@ struct Service {
 impl Service {
     /// What is plugged in, if the call is meant for it.
     fn meant_for_us<T>(&self, request: &Request<T>) -> Result<Arc<Plugged>, Status> {
-        let plugged = self.socket.0.read().clone();
+        let plugged = self.socket.plugged.read().clone();
         let plugged =
             plugged.ok_or_else(|| Status::unavailable("this member has not joined its cluster yet"))?;
         for (name, ours) in [(CLUSTER, plugged.cluster), (TARGET, plugged.id)] {
@@ -240,6 +274,7 @@ impl wire::raft_server::Raft for Service {
         });
         let requests =
             requests.take_while(|append| std::future::ready(append.is_some())).filter_map(std::future::ready);
+        let requests = requests.take_until(Box::pin(self.socket.clone().wait_unplugged()));
         let responses = plugged.raft.stream_append(requests).map(|answer| {
             use wire::append_response::Result as Wire;
             let result = match answer.map_err(|fatal| stopped(&fatal))? {

@@ -32,6 +32,8 @@ use crate::{Config, Handle, Leadership, StartError, compactor, lease_task, quota
 
 /// A process that was just killed, or a node of this process that was just dropped, lets go of its directory in a moment.
 const LOCK: Duration = Duration::from_secs(5);
+/// A transfer takes a few round trips.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// One announcement of the own name and URLs.
 const PUBLISH: Duration = Duration::from_secs(5);
 /// Before an announcement that failed is tried again.
@@ -188,10 +190,10 @@ impl Node {
         tracing::info!(member = format!("{:016x}", self.inner.id), "the member has stopped");
     }
 
-    /// Tries the most caught-up voter first. Half of the time at most: the rest is for closing.
+    /// Tries the most caught-up voter. Bounded: an election is cheaper than waiting for a successor that is going too.
     async fn hand_over(&self, until: Instant) {
         let consensus = &self.inner.consensus;
-        let until = Instant::now() + until.saturating_duration_since(Instant::now()) / 2;
+        let until = (Instant::now() + HAND_OVER).min(until);
         let mut role = consensus.role();
         while consensus.leads() && Instant::now() < until {
             let Some(target) = consensus.best_successor() else { return };
