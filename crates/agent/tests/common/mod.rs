@@ -3,7 +3,7 @@
 //! PostgreSQL refuses root, so under root it runs as the system user `postgres`. Where the binaries or that user are
 //! missing, [`available`] says so in one line and the tests pass without having tested anything: the continuous
 //! integration installs PostgreSQL, a developer's machine may not have it.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, unreachable_pub)] // each test binary uses its part
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
