@@ -182,7 +182,7 @@ impl ControlFile {
             start + RECORD
         } else {
             let next = start + room;
-            next + if next % segment == 0 { 40 } else { 24 } + (RECORD - room)
+            next + if next.is_multiple_of(segment) { 40 } else { 24 } + (RECORD - room)
         };
         Lsn(end.next_multiple_of(8))
     }
@@ -245,7 +245,7 @@ mod tests {
         control.checkpoint = Lsn(0x0300_0000 - 0x20);
         assert_eq!(
             control.end_of_checkpoint(),
-            Lsn(0x0300_0000 + 40 + 88 - 0),
+            Lsn(0x0300_0000 + 40 + 88),
             "long header, 122 aligned to 128"
         );
     }

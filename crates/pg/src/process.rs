@@ -175,11 +175,30 @@ impl<'a> Target<'a> {
     /// Looks at one process; None: gone, dead, or none of ours.
     fn member(&self, pid: i32) -> Option<Member> {
         let mut name = Name::of(pid);
+        let mut text = [0_u8; 512];
+        let text = read_at(self.proc.as_fd(), name.with(b"/stat"), &mut text)?;
+        // "pid (name) state parent group …": the name may contain anything, so look from its end.
+        let (open, close) =
+            (text.iter().position(|byte| *byte == b'(')?, text.iter().rposition(|byte| *byte == b')')?);
+        let mut fields = std::str::from_utf8(text.get(close + 1..)?).ok()?.split_ascii_whitespace();
+        let state = fields.next()?;
+        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        // Z and X: nothing is left but an entry in the table.
+        if matches!(state, "Z" | "X") {
+            return None;
+        }
         let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
-        // The program's file, from kernel memory; a replaced binary is shown with a suffix.
-        let (exe, _) = readlinkat_raw(&self.proc, name.with(b"/exe"), &mut buffer[..]).ok()?;
-        let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
-        let program = exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe);
+        let program = match readlinkat_raw(&self.proc, name.with(b"/exe"), &mut buffer[..]) {
+            Ok((exe, _)) => {
+                // The program's file, from kernel memory; a replaced binary is shown with a suffix.
+                let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
+                exe.rsplit(|byte| *byte == b'/').next().unwrap_or(exe)
+            }
+            // A process on its way out has given up its memory, and with it the link to its program, before its sockets and its
+            // directory: it is not gone yet.
+            Err(rustix::io::Errno::NOENT) => text.get(open + 1..close)?,
+            Err(_) => return None,
+        };
         let ours = match program {
             b"postgres" | b"postmaster" => {
                 let here = self.identity.is_some()
@@ -191,23 +210,7 @@ impl<'a> Target<'a> {
             b"sh" | b"dash" | b"bash" => self.arguments_name_us(&mut name, true),
             _ => false,
         };
-        if !ours {
-            return None;
-        }
-        let mut text = [0_u8; 512];
-        let text = read_at(self.proc.as_fd(), name.with(b"/stat"), &mut text)?;
-        // "pid (name) state parent group …": the name may contain anything, so look from its end.
-        let rest = &text[text.iter().rposition(|byte| *byte == b')')? + 1..];
-        let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
-        let state = fields.next()?;
-        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        // Z and X have no program any more.
-        (!matches!(state, "Z" | "X")).then_some(Member {
-            pid,
-            parent,
-            group,
-            stopped: matches!(state, "T" | "t"),
-        })
+        ours.then_some(Member { pid, parent, group, stopped: matches!(state, "T" | "t") })
     }
 
     /// An argument is the data directory; of a shell, its script is pg_ctl's `exec "…/postgres" … "DATA_DIR" …`.

@@ -175,17 +175,16 @@ impl Instance {
         let proven = present == names && self.inner().memory.lock().sync_proven.as_ref() == Some(&key);
         if !proven {
             self.inner().memory.lock().sync_proven = None;
-            let changed = tokio::time::timeout(deadline, self.through_barrier(names, deadline)).await;
-            let changed = match changed {
-                Ok(result) => result,
-                Err(_) => Err(self.who_is_late(&session, deadline).await),
-            };
-            if let Err(error) = changed {
-                // A barrier left by a predecessor that died is no value to go back to; the next attempt replaces it.
-                write(self.config(), present)?;
-                self.reload()?;
-                return Err(error);
+            // Also when this future is dropped: a barrier must not stay behind, commits would wait until somebody looks. (One left
+            // by a process that died is replaced by the next change.)
+            let restore = Restore { instance: self, names: Some(present.clone()) };
+            // The rest of the time is for finding out who is late.
+            let changing = tokio::time::timeout(deadline.mul_f32(0.7), self.through_barrier(names, deadline));
+            match changing.await {
+                Ok(changed) => changed?,
+                Err(_) => return Err(self.who_is_late(&session, deadline).await),
             }
+            restore.disarm();
             self.inner().memory.lock().sync_proven = Some(key);
         }
         // 5.
@@ -254,12 +253,37 @@ impl Instance {
     }
 
     async fn who_is_late(&self, session: &Session, deadline: Duration) -> Error {
-        let who = match old_walsenders(session, deadline).await {
+        let who = match old_walsenders(session, deadline.mul_f32(0.2)).await {
             Ok(late) if !late.is_empty() => format!("walsender {}", late.join(", walsender ")),
             Ok(_) => "the checkpointer or the postmaster".to_owned(),
             Err(error) => crate::data_dir::sentence(&error),
         };
         Error::NotEffective { who, waited: deadline }
+    }
+}
+
+/// Writes the former value back when dropped.
+struct Restore<'a> {
+    instance: &'a Instance,
+    names: Option<String>,
+}
+
+impl Restore<'_> {
+    fn disarm(mut self) {
+        self.names = None;
+    }
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        let Some(names) = self.names.take() else { return };
+        let restored = write(self.instance.config(), &names).and_then(|_| self.instance.reload());
+        if let Err(error) = restored {
+            tracing::error!(
+                error = %crate::data_dir::sentence(&error),
+                "synchronous_standby_names could not be set back: commits wait until the next change"
+            );
+        }
     }
 }
 
