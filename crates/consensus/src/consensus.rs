@@ -230,6 +230,17 @@ impl Consensus {
         self.inner.engine.read().clone()
     }
 
+    /// Ends this member for a reason that consensus cannot see itself. The first sentence stands.
+    pub fn fail(&self, sentence: String) {
+        self.inner.shared.failure.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(sentence);
+            }
+            first
+        });
+    }
+
     /// Reads several keys as of one instant. Applying waits for it: keep it short. None when this member has stopped.
     pub fn read<T>(&self, read: impl FnOnce(&dyn View) -> T) -> Option<T> {
         let mut read = Some(read);

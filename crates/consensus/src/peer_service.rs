@@ -355,7 +355,15 @@ impl wire::raft_server::Raft for Service {
         };
         let path = plugged.snapshots.incoming();
         tracing::info!(index = meta.last_log_id.map(|at| at.index()), "receiving a snapshot");
-        receive(&path, &mut chunks).await?;
+        let received = match receive(&path, &mut chunks).await {
+            Ok(()) => verify(&plugged.snapshots, &path).await,
+            Err(status) => Err(status),
+        };
+        if let Err(status) = received {
+            // Best effort: the next start removes it too.
+            let _ = tokio::fs::remove_file(&path).await;
+            return Err(status);
+        }
         let snapshot = Snapshot { meta, snapshot: SnapshotFile::incoming(path) };
         let response =
             plugged.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| stopped(&fatal))?;
@@ -380,6 +388,19 @@ async fn receive(path: &std::path::Path, chunks: &mut Streaming<wire::SnapshotCh
         }
     }
     file.flush().await.map_err(write_error)
+}
+
+/// Reads the file to its end, checksums included, BEFORE Raft hears of it: what the network damaged is asked for again,
+/// while a file that fails during the installation stops the member.
+async fn verify(snapshots: &Snapshots, path: &std::path::Path) -> Result<(), Status> {
+    let (snapshots, path) = (snapshots.clone(), path.to_path_buf());
+    let verified =
+        tokio::task::spawn_blocking(move || snapshots.read(&path)?.try_for_each(|pair| pair.map(drop)));
+    match verified.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Status::data_loss(crate::error::chain(&error))),
+        Err(_) => Err(Status::internal("verifying the snapshot failed")),
+    }
 }
 
 #[tonic::async_trait]

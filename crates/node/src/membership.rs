@@ -46,6 +46,8 @@ const HELLO: Duration = Duration::from_millis(500);
 const ROUND: Duration = Duration::from_millis(100);
 /// Between two log lines about members that do not answer.
 const REPORT: Duration = Duration::from_secs(5);
+/// Without a leader for this long, a member asks around whether it still belongs.
+const LEADERLESS: Duration = Duration::from_secs(3);
 /// A voter that answered within this counts as alive when a replacement is judged.
 const ALIVE: Duration = Duration::from_secs(2);
 /// Asking to be replaced: the leader answers at once with done, pending or refused.
@@ -266,16 +268,7 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
 
 /// Whoever of the configured members leads.
 async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
-    let hello = message::HelloRequest {
-        token: inner.config.cluster_token.clone(),
-        from: Some(message::Node {
-            id: inner.id,
-            name: inner.config.name.clone(),
-            url: inner.config.peer_advertise.clone(),
-        }),
-        nonce: inner.standing.identity.lock().nonce,
-        cluster: inner.cluster,
-    };
+    let hello = introduction(inner);
     for (_, url) in &inner.config.initial_cluster {
         if *url == inner.config.peer_advertise {
             continue;
@@ -303,6 +296,51 @@ async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
         }
     }
     None
+}
+
+/// Ends a member whose place was taken: nobody talks to it any more, so it would wait for a leader for good.
+///
+/// Its own log does not say so (the change came after it was cut off); the leader's does, and only a leader that a quorum
+/// confirms is believed.
+pub(crate) async fn notice_removal(inner: Arc<Inner>) {
+    let mut role = inner.consensus.role();
+    loop {
+        if role.wait_for(|role| role.leader.is_none()).await.is_err() {
+            return;
+        }
+        if tokio::time::timeout(LEADERLESS, role.wait_for(|role| role.leader.is_some())).await.is_ok() {
+            continue;
+        }
+        let Some((leader, url)) = find_leader(&inner).await else { continue };
+        let Ok(message::HelloResponse { state: Some(State::Formed(formed)) }) =
+            inner.peers.hello(&url, introduction(&inner), HELLO).await
+        else {
+            continue;
+        };
+        let there = formed.members.iter().any(|member| member.id == inner.id);
+        if formed.id == leader && formed.cluster == inner.cluster && !formed.members.is_empty() && !there {
+            inner.consensus.fail(format!(
+                "the cluster has replaced this member ({:016x}); start it with an empty data directory, so that it joins \
+                 again under a new id, instead of {}",
+                inner.id,
+                inner.config.data_dir.display()
+            ));
+            return;
+        }
+    }
+}
+
+fn introduction(inner: &Inner) -> message::HelloRequest {
+    message::HelloRequest {
+        token: inner.config.cluster_token.clone(),
+        from: Some(message::Node {
+            id: inner.id,
+            name: inner.config.name.clone(),
+            url: inner.config.peer_advertise.clone(),
+        }),
+        nonce: inner.standing.identity.lock().nonce,
+        cluster: inner.cluster,
+    }
 }
 
 impl Inner {

@@ -158,6 +158,7 @@ impl Node {
             node
         };
         node.tasks.spawn(publish(Arc::clone(&node.inner)));
+        node.tasks.spawn(membership::notice_removal(Arc::clone(&node.inner)));
         tracing::info!(
             member = format!("{id:016x}"),
             cluster = format!("{cluster:016x}"),

@@ -54,7 +54,8 @@ async fn a_member_on_an_empty_disk_is_replaced_and_catches_up_by_snapshot() {
         quorate_storage::DirLock::acquire(&dir).ok().map(drop)
     })
     .await;
-    std::fs::remove_dir_all(&dir).expect("the directory is there");
+    let old_disk = cluster.root.path().join("old disk");
+    std::fs::rename(&dir, &old_disk).expect("the directory is there");
     cluster.start_one(victim).await;
 
     let handle = cluster.handle(victim);
@@ -92,6 +93,19 @@ async fn a_member_on_an_empty_disk_is_replaced_and_catches_up_by_snapshot() {
     assert_eq!(cluster.handle(victim).header().member_id, new_id);
     assert_eq!(get(&cluster.handle(victim), "k200", false).await.as_deref(), Some("by the new voter"));
     cluster.start_one(third).await;
+
+    // The old disk comes back: its id has no place any more, and the member says so.
+    cluster.stop(victim).await;
+    let mut config = cluster.configs[victim].clone();
+    config.data_dir = old_disk;
+    let node = Node::start(config).await.expect("it starts, not knowing better");
+    assert_eq!(node.handle().header().member_id, old_id);
+    let sentence = tokio::time::timeout(PATIENCE, node.failed()).await.expect("it learns of it in time");
+    assert!(
+        sentence.contains("replaced this member") && sentence.contains("empty data directory"),
+        "{sentence}"
+    );
+    node.shutdown(Duration::from_secs(5)).await;
     cluster.stop_all().await;
 }
 
