@@ -105,7 +105,7 @@ impl Run {
         }
         telemetry::init(&settings.log.level, settings.log.format);
         announce(&name, &report);
-        ExitCode::SUCCESS
+        ExitCode::FAILURE
     }
 
     fn text(&self) -> Result<(String, String), String> {
@@ -179,5 +179,25 @@ fn store(arguments: &[String]) -> ExitCode {
     }
     telemetry::init(&options.log_level, LogFormat::Plain);
     announce("", &report);
-    ExitCode::SUCCESS
+    block_on(crate::store::serve(&options))
+}
+
+/// Threads for network and timers. The store's log, its state machine and the fence have threads of their own, so a few
+/// are enough, and an idle node stays small.
+const WORKERS: usize = 4;
+
+fn block_on(task: impl Future<Output = ExitCode>) -> ExitCode {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("quorate")
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(task),
+        Err(error) => {
+            tracing::error!(%error, "the runtime did not start");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -4,4 +4,7 @@
 pub mod cli;
 pub mod config;
 pub mod ctl;
+pub mod process;
+pub mod store;
 pub mod telemetry;
+pub mod voter;

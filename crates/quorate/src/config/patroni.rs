@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::diagnostics::{Origin, Report};
 use super::reader::{Section, as_boolean, as_duration, set};
 use super::settings::{
-    Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, Log, LogFormat, Peer,
-    Postgresql, RestApi, Settings, SynchronousMode, Tags,
+    AGREED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, Log, LogFormat,
+    OWNED, Peer, Postgresql, RestApi, Settings, SynchronousMode, Tags,
 };
 use super::yaml::{Node, Value};
 
@@ -226,16 +226,19 @@ fn dynamic(section: &Section<'_>, dynamic: &mut Dynamic, report: &mut Report) {
         &mut dynamic.retry_timeout,
         section.duration("retry_timeout", Duration::from_secs(1), Duration::from_millis(100), report),
     );
-    set(
-        &mut dynamic.failure_timeout,
-        section.duration("failure_timeout", Duration::from_secs(1), Duration::from_millis(500), report),
-    );
     set(&mut dynamic.maximum_lag_on_failover, section.number("maximum_lag_on_failover", 0, report));
     if let Some(present) = section.present("synchronous_mode") {
         match (as_boolean(present.node), present.node.as_text().as_deref()) {
             (Some(true), _) => dynamic.synchronous_mode = SynchronousMode::On,
             (Some(false), _) => dynamic.synchronous_mode = SynchronousMode::Off,
-            (None, Some("quorum")) => dynamic.synchronous_mode = SynchronousMode::Quorum,
+            (None, Some("quorum")) => {
+                dynamic.synchronous_mode = SynchronousMode::Quorum;
+                report.warning(
+                    present.node.origin.clone(),
+                    &present.path,
+                    "not supported yet: commits wait for synchronous_node_count named standbys, as with on",
+                );
+            }
             (None, _) => {
                 present
                     .reject(report, format!("expected off, on or quorum, found {}", present.node.describe()));
@@ -253,6 +256,7 @@ fn dynamic(section: &Section<'_>, dynamic: &mut Dynamic, report: &mut Report) {
     set(&mut dynamic.postgresql.use_pg_rewind, postgresql.boolean("use_pg_rewind", report));
     set(&mut dynamic.postgresql.use_slots, postgresql.boolean("use_slots", report));
     set(&mut dynamic.postgresql.parameters, postgresql.parameters("parameters", report));
+    parameters_without_effect(&postgresql.section("parameters", &mut Report::default()), false, report);
     set(&mut dynamic.postgresql.pg_hba, postgresql.lines("pg_hba", report));
     dynamic.written = section.node().map_or(serde_json::Value::Null, Node::to_json);
 }
@@ -269,7 +273,6 @@ fn postgresql(section: &Section<'_>, postgresql: &mut Postgresql, report: &mut R
     set(&mut postgresql.data_dir, section.string("data_dir", report).map(PathBuf::from));
     set(&mut postgresql.bin_dir, section.string("bin_dir", report).map(PathBuf::from));
     set(&mut postgresql.pgpass, section.string("pgpass", report).map(PathBuf::from));
-    set(&mut postgresql.use_unix_socket, section.boolean("use_unix_socket", report));
     let roles = section.section("authentication", report);
     let authentication = &mut postgresql.authentication;
     let superuser = roles.credentials("superuser", &authentication.superuser, report);
@@ -279,16 +282,30 @@ fn postgresql(section: &Section<'_>, postgresql: &mut Postgresql, report: &mut R
     let rewind = Credentials { username: "rewind_user".to_owned(), password: None };
     authentication.rewind = roles.credentials("rewind", &rewind, report);
     set(&mut postgresql.parameters, section.parameters("parameters", report));
+    parameters_without_effect(&section.section("parameters", &mut Report::default()), true, report);
     set(&mut postgresql.pg_hba, section.lines("pg_hba", report));
     set(&mut postgresql.pg_ctl_timeout, section.seconds("pg_ctl_timeout", 1, report));
-    set(
-        &mut postgresql.remove_data_directory_on_rewind_failure,
-        section.boolean("remove_data_directory_on_rewind_failure", report),
-    );
-    set(
-        &mut postgresql.remove_data_directory_on_diverged_timelines,
-        section.boolean("remove_data_directory_on_diverged_timelines", report),
-    );
+}
+
+/// Parameters that are written in a place where, or have a name by which, they do nothing.
+fn parameters_without_effect(section: &Section<'_>, local: bool, report: &mut Report) {
+    let Some(Value::Map(entries)) = section.node().map(|node| &node.value) else { return };
+    for entry in entries {
+        let name = entry.key.to_ascii_lowercase();
+        let path = format!("{}.{}", section.path(), entry.key);
+        if OWNED.contains(&name.as_str()) {
+            report.note(entry.origin.clone(), path, "quorate sets this itself, ignored");
+        } else if local && AGREED.contains(&name.as_str()) {
+            report.warning(
+                entry.origin.clone(),
+                path,
+                "must be equal on all nodes, so only the dynamic configuration (bootstrap.dcs.postgresql.parameters) \
+                 says it; ignored here",
+            );
+        } else if name == "wal_keep_segments" {
+            report.note(entry.origin.clone(), path, "gone since PostgreSQL 13, used as wal_keep_size");
+        }
+    }
 }
 
 fn tags(section: &Section<'_>, tags: &mut Tags, report: &mut Report) {

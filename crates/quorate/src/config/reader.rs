@@ -41,6 +41,12 @@ impl<'n> Section<'n> {
         self.node
     }
 
+    /// Dotted path of the section.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }

@@ -38,6 +38,8 @@ const THREADS: &str = "has no meaning here, ignored";
 const SCRIPT: &str = "scripts are not supported yet, ignored";
 const LOG_FILES: &str =
     "the log goes to standard error; leave files and rotation to the service manager; ignored";
+const CLONE: &str =
+    "always so: a clone is built beside the data directory and replaces it only when it is complete";
 const DYNAMIC_LATER: &str = "kept in the dynamic configuration, without effect yet";
 
 /// Every known key. A section stands before what is in it.
@@ -93,7 +95,7 @@ const KNOWN: &[(&str, Use)] = &[
     ("bootstrap.dcs.ttl", Read),
     ("bootstrap.dcs.loop_wait", Read),
     ("bootstrap.dcs.retry_timeout", Read),
-    ("bootstrap.dcs.failure_timeout", Read),
+    ("bootstrap.dcs.failure_timeout", Unused(DYNAMIC_LATER)),
     ("bootstrap.dcs.maximum_lag_on_failover", Read),
     ("bootstrap.dcs.maximum_lag_on_syncnode", Unused(DYNAMIC_LATER)),
     ("bootstrap.dcs.max_timelines_history", Unused(DYNAMIC_LATER)),
@@ -152,7 +154,7 @@ const KNOWN: &[(&str, Use)] = &[
     ("postgresql.pg_ident", Unused(NOT_YET)),
     ("postgresql.custom_conf", Unused(NOT_YET)),
     ("postgresql.recovery_conf", Unused(NOT_YET)),
-    ("postgresql.use_unix_socket", Read),
+    ("postgresql.use_unix_socket", Replaced("the local socket is always used")),
     ("postgresql.use_unix_socket_repl", Unused(NOT_YET)),
     ("postgresql.pg_ctl_timeout", Read),
     (
@@ -163,8 +165,8 @@ const KNOWN: &[(&str, Use)] = &[
         "postgresql.use_slots",
         Unused("belongs to bootstrap.dcs.postgresql (the dynamic configuration), ignored"),
     ),
-    ("postgresql.remove_data_directory_on_rewind_failure", Read),
-    ("postgresql.remove_data_directory_on_diverged_timelines", Read),
+    ("postgresql.remove_data_directory_on_rewind_failure", Replaced(CLONE)),
+    ("postgresql.remove_data_directory_on_diverged_timelines", Replaced(CLONE)),
     ("postgresql.pre_promote", Unused(SCRIPT)),
     ("postgresql.before_stop", Unused(SCRIPT)),
     ("tags", Open),

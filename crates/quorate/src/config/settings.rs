@@ -110,9 +110,6 @@ pub struct Dynamic {
     /// How long one request to the store or to PostgreSQL may be retried, in seconds. Default 1.
     #[serde(serialize_with = "seconds")]
     pub retry_timeout: Duration,
-    /// Silence after which the primary is suspected, in seconds. Default 3.
-    #[serde(serialize_with = "seconds")]
-    pub failure_timeout: Duration,
     /// A standby further behind than this, in bytes, is not promoted. Default 1 MiB.
     pub maximum_lag_on_failover: u64,
     /// Whether a commit waits for a standby. Default `on`.
@@ -159,11 +156,11 @@ pub struct Postgresql {
     pub bin_dir: PathBuf,
     /// Where passwords for connections to other members are kept. Default: `pgpass` beside the data directory.
     pub pgpass: PathBuf,
-    /// Connect to the local instance through its first Unix socket directory. Default false.
-    pub use_unix_socket: bool,
     /// Roles that Quorate uses.
     pub authentication: Authentication,
-    /// Settings of this instance only; they override those of the dynamic configuration. Default: none.
+    /// Settings of this instance only; they override those of the dynamic configuration, except for those that all
+    /// nodes must agree on ([`AGREED`]). The first of `unix_socket_directories` is where the local socket is made;
+    /// without it `/tmp`. Default: none.
     pub parameters: Parameters,
     /// The whole of `pg_hba.conf` on this node. Default: none (the dynamic configuration's, else one that admits
     /// the members).
@@ -171,10 +168,6 @@ pub struct Postgresql {
     /// Longest wait for a start, stop or promotion by PostgreSQL's tools, in seconds. Default 60.
     #[serde(serialize_with = "seconds")]
     pub pg_ctl_timeout: Duration,
-    /// Clone again when a rewind has failed. Default true: a clone is built beside and replaces only when complete.
-    pub remove_data_directory_on_rewind_failure: bool,
-    /// Clone again when timelines have diverged and no rewind is possible. Default true, for the same reason.
-    pub remove_data_directory_on_diverged_timelines: bool,
 }
 
 /// `postgresql.authentication:`
@@ -235,6 +228,35 @@ pub struct Ctl {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Credentials>,
 }
+
+/// Settings that must be equal on all nodes: only the dynamic configuration says them. Patroni's list.
+pub const AGREED: [&str; 11] = [
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_worker_processes",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_replication_slots",
+    "wal_level",
+    "track_commit_timestamp",
+    "wal_log_hints",
+    "wal_keep_size",
+    "wal_keep_segments",
+];
+
+/// Settings that Quorate itself decides wherever they are written.
+pub const OWNED: [&str; 10] = [
+    "listen_addresses",
+    "port",
+    "cluster_name",
+    "hot_standby",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target_timeline",
+    "synchronous_standby_names",
+    "data_directory",
+    "hba_file",
+];
 
 /// Settings of PostgreSQL in the order of their names, as text.
 pub type Parameters = BTreeMap<String, String>;
@@ -348,7 +370,6 @@ impl Default for Dynamic {
             ttl: Duration::from_secs(5),
             loop_wait: Duration::from_secs(1),
             retry_timeout: Duration::from_secs(1),
-            failure_timeout: Duration::from_secs(3),
             maximum_lag_on_failover: 1 << 20,
             synchronous_mode: SynchronousMode::On,
             synchronous_mode_strict: false,
@@ -374,7 +395,6 @@ impl Default for Postgresql {
             data_dir: PathBuf::new(),
             bin_dir: PathBuf::new(),
             pgpass: PathBuf::new(),
-            use_unix_socket: false,
             authentication: Authentication {
                 superuser: role("postgres"),
                 replication: role("replicator"),
@@ -383,8 +403,6 @@ impl Default for Postgresql {
             parameters: Parameters::new(),
             pg_hba: Vec::new(),
             pg_ctl_timeout: Duration::from_secs(60),
-            remove_data_directory_on_rewind_failure: true,
-            remove_data_directory_on_diverged_timelines: true,
         }
     }
 }
@@ -403,7 +421,20 @@ impl Dynamic {
             });
         }
         merge(&mut config, &self.written);
+        let parameters = config.pointer_mut("/postgresql/parameters").and_then(|value| value.as_object_mut());
+        if let Some(parameters) = parameters {
+            modernise(parameters);
+        }
         config
+    }
+}
+
+/// `wal_keep_segments` is gone since PostgreSQL 13 and would keep the server from starting; Patroni translates it too.
+fn modernise(parameters: &mut serde_json::Map<String, serde_json::Value>) {
+    let Some(old) = parameters.remove("wal_keep_segments") else { return };
+    let segments = old.as_u64().or_else(|| old.as_str().and_then(|text| text.trim().parse().ok()));
+    if let Some(segments) = segments.filter(|_| !parameters.contains_key("wal_keep_size")) {
+        parameters.insert("wal_keep_size".to_owned(), format!("{}MB", segments.saturating_mul(16)).into());
     }
 }
 
@@ -570,13 +601,16 @@ mod tests {
     #[test]
     fn the_first_dynamic_configuration_keeps_what_was_written() {
         let dynamic = Dynamic {
-            written: serde_json::json!({"slots": {"a": {"type": "physical"}}, "postgresql": {"parameters": {"x": 1}}}),
+            written: serde_json::json!({
+                "slots": {"a": {"type": "physical"}},
+                "postgresql": {"parameters": {"x": 1, "wal_keep_segments": 32}},
+            }),
             ..Dynamic::default()
         };
         let config = dynamic.to_config();
         assert_eq!(config["ttl"], 5);
         assert_eq!(config["slots"]["a"]["type"], "physical");
-        assert_eq!(config["postgresql"]["parameters"]["x"], 1);
+        assert_eq!(config["postgresql"]["parameters"], serde_json::json!({"x": 1, "wal_keep_size": "512MB"}));
         assert_eq!(config["postgresql"]["use_slots"], true);
         assert!(config["postgresql"].get("pg_hba").is_none());
     }

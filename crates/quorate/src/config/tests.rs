@@ -132,6 +132,23 @@ fn the_example_file_states_the_defaults() {
 }
 
 #[test]
+fn the_compose_nodes_are_configured() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/compose-node.yml");
+    let (settings, report) = load_fixture(
+        &path,
+        &[
+            ("PATRONI_NAME", "node2"),
+            ("PATRONI_RESTAPI_CONNECT_ADDRESS", "node2:8008"),
+            ("PATRONI_POSTGRESQL_CONNECT_ADDRESS", "node2:5432"),
+            ("QUORATE_DCS_ADVERTISE_PEERS", "node2:2380"),
+            ("QUORATE_DCS_ADVERTISE_CLIENTS", "node2:2379"),
+        ],
+    );
+    assert_eq!(report.render("compose-node.yml"), "");
+    assert_eq!(settings.dcs.initial_cluster.len(), 3);
+}
+
+#[test]
 fn what_is_printed_can_be_read_again() {
     let (settings, _) = load_fixture(&fixtures("field/etcd-seven-vms.yml"), &[]);
     let printed = serde_saphyr::to_string(&settings).unwrap();

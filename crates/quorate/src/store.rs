@@ -1,0 +1,59 @@
+//! `quorate store`: the store alone, where an `etcd` binary stood.
+
+use std::process::ExitCode;
+
+use crate::config::etcd_flags::StoreOptions;
+use crate::process::{Signals, notify};
+use crate::voter::{Plan, Voter};
+
+/// Serves until it is asked to stop (0) or the member fails (1).
+pub async fn serve(options: &StoreOptions) -> ExitCode {
+    match serve_until_asked(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            tracing::error!("{sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve_until_asked(options: &StoreOptions) -> Result<(), String> {
+    let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
+    let plan = Plan::of_options(options);
+    plan.check_ports()?;
+    tracing::info!(
+        node = options.name,
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %options.data_dir.display(),
+        "starting the store"
+    );
+    // A cluster that is being formed may wait for its members for long; stopping must be possible all the same.
+    let voter = tokio::select! {
+        started = Voter::start(plan) => started?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "asked to stop before the member had started");
+            return Ok(());
+        }
+    };
+    let ended = tokio::select! {
+        ended = async {
+            voter.ready().await;
+            for address in &options.listen_clients {
+                tracing::info!(node = options.name, address = %address, "ready to serve client requests");
+            }
+            notify("READY=1");
+            std::future::pending::<Result<(), String>>().await
+        } => ended,
+        sentence = voter.failed() => Err(sentence),
+        signal = signals.stop() => {
+            tracing::info!(signal, "asked to stop");
+            Ok(())
+        }
+    };
+    notify("STOPPING=1");
+    voter.shutdown().await;
+    if ended.is_ok() {
+        tracing::info!(node = options.name, "stopped");
+    }
+    ended
+}
