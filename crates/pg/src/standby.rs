@@ -130,7 +130,8 @@ impl Instance {
     async fn receiver_gone(&self, deadline: Duration) -> Result<(), Error> {
         const WHAT: &str = "is the WAL receiver gone";
         // 1. The postmaster has read it.
-        let session = self.postmaster_shows("primary_conninfo", "", deadline).await?;
+        let observer = Session::local(self.config(), deadline).await?;
+        let session = self.postmaster_shows(&observer, "primary_conninfo", "", deadline).await?;
         let first: Option<String> =
             session.value(WHAT, "SELECT pg_last_wal_replay_lsn()::text", deadline).await?;
         // 2. So has the startup process.
@@ -171,43 +172,57 @@ impl Instance {
     }
 
     /// Returns a new connection that shows `value` for a parameter: proof that the postmaster has read it and has signalled
-    /// every older process. Retries until then; the caller bounds it.
+    /// every older process. Waits until then; the caller bounds it.
     pub(crate) async fn postmaster_shows(
         &self,
+        observer: &Session,
         name: &'static str,
         value: &str,
         deadline: Duration,
     ) -> Result<Session, Error> {
-        const WHAT: &str = "has the postmaster read its configuration";
-        let mut tries = 0_u32;
         loop {
-            let session = Session::local(self.config(), deadline).await?;
-            // The file of the winning line tells an override from a late reload.
-            let rows = session
-                .query(
-                    WHAT,
-                    &format!(
-                        "SELECT setting, coalesce(sourcefile, source) FROM pg_settings WHERE name = '{name}'"
-                    ),
-                    deadline,
-                )
-                .await?;
-            let row = rows.first().and_then(|rows| rows.first()).cloned().unwrap_or_default();
-            let [Some(found), source] = row.as_slice() else {
-                return Err(nonsense(WHAT, format!("{row:?}")));
-            };
-            if found == value {
-                return Ok(session);
+            // An old session is cheap to ask, and never ahead of the postmaster, whose signal it reads its files on.
+            shows(observer, name, value, deadline).await?;
+            let fresh = Session::local(self.config(), deadline).await?;
+            if setting(&fresh, name, deadline).await?.0 == value {
+                return Ok(fresh);
             }
-            tries += 1;
-            let foreign = source
-                .as_deref()
-                .is_some_and(|source| source.ends_with("postgresql.auto.conf") || source == "command line");
-            if foreign && tries > 3 {
-                return Err(Error::Overridden { name, found: found.clone() });
-            }
-            tokio::time::sleep(POLL).await;
         }
+    }
+}
+
+/// Waits until a session shows `value` for a parameter; the caller bounds it.
+pub(crate) async fn shows(
+    session: &Session,
+    name: &'static str,
+    value: &str,
+    deadline: Duration,
+) -> Result<(), Error> {
+    // The reload of an override needs no longer than ours.
+    const PATIENCE: u32 = 20;
+    let mut tries = 0_u32;
+    loop {
+        let (found, source) = setting(session, name, deadline).await?;
+        if found == value {
+            return Ok(());
+        }
+        tries += 1;
+        if tries > PATIENCE && (source.ends_with("postgresql.auto.conf") || source == "command line") {
+            return Err(Error::Overridden { name, found });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// A parameter as a session sees it, and the file or the means that set it.
+async fn setting(session: &Session, name: &str, deadline: Duration) -> Result<(String, String), Error> {
+    const WHAT: &str = "read a parameter and its source";
+    let sql = format!("SELECT setting, coalesce(sourcefile, source) FROM pg_settings WHERE name = '{name}'");
+    let row = session.query(WHAT, &sql, deadline).await?.into_iter().flatten().next().unwrap_or_default();
+    match <[Option<String>; 2]>::try_from(row) {
+        Ok([Some(found), Some(source)]) => Ok((found, source)),
+        Ok(row) => Err(nonsense(WHAT, format!("{row:?}"))),
+        Err(row) => Err(nonsense(WHAT, format!("{row:?}"))),
     }
 }
 

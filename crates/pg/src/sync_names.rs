@@ -20,7 +20,7 @@
 //!
 //! ```text
 //!   old ──► ANY 1 ("quorate barrier 4711") ──► new
-//!           1 a new connection shows it        4 a new connection shows it
+//!           1 a new connection shows it        4 a session shows it
 //!           2 every walsender has priority 0   5 read the WAL insert position
 //!           3 a commit waits
 //! ```
@@ -68,7 +68,7 @@ use crate::files;
 use crate::instance::Instance;
 use crate::process::{self, Running, Status};
 use crate::session::Session;
-use crate::standby::nonsense;
+use crate::standby::{nonsense, shows};
 
 /// A value under which nothing is acknowledged.
 pub const NOBODY: &str = "ANY 1 (\"quorate nobody\")";
@@ -179,7 +179,8 @@ impl Instance {
             // by a process that died is replaced by the next change.)
             let restore = Restore { instance: self, names: Some(present.clone()) };
             // The rest of the time is for finding out who is late.
-            let changing = tokio::time::timeout(deadline.mul_f32(0.7), self.through_barrier(names, deadline));
+            let changing =
+                tokio::time::timeout(deadline.mul_f32(0.7), self.through_barrier(&session, names, deadline));
             match changing.await {
                 Ok(changed) => changed?,
                 Err(_) => return Err(self.who_is_late(&session, deadline).await),
@@ -195,7 +196,7 @@ impl Instance {
         at.parse().map(Some).map_err(|_| nonsense("read the WAL insert position", at))
     }
 
-    async fn through_barrier(&self, names: &str, deadline: Duration) -> Result<(), Error> {
+    async fn through_barrier(&self, session: &Session, names: &str, deadline: Duration) -> Result<(), Error> {
         if !names.is_empty() {
             let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
             let barrier = render(
@@ -206,50 +207,19 @@ impl Instance {
             write(self.config(), &barrier)?;
             self.reload()?;
             // 1.
-            let session = self.postmaster_shows("synchronous_standby_names", &barrier, deadline).await?;
+            let fresh =
+                self.postmaster_shows(session, "synchronous_standby_names", &barrier, deadline).await?;
             // 2.
-            while !old_walsenders(&session, deadline).await?.is_empty() {
+            while !old_walsenders(session, deadline).await?.is_empty() {
                 tokio::time::sleep(POLL).await;
             }
             // 3.
-            self.commits_wait(&session, deadline).await?;
+            commits_wait(session, &fresh, deadline).await?;
         }
         write(self.config(), names)?;
         self.reload()?;
         // 4.
-        self.postmaster_shows("synchronous_standby_names", names, deadline).await?;
-        Ok(())
-    }
-
-    /// Commits something of our own until one is seen waiting for standbys, then lets it go.
-    async fn commits_wait(&self, observer: &Session, deadline: Duration) -> Result<(), Error> {
-        const WHAT: &str = "does a commit wait for standbys";
-        let prober = Session::local(self.config(), deadline).await?;
-        let pid = prober.value(WHAT, "SELECT pg_backend_pid()", deadline).await?.unwrap_or_default();
-        let pid: u32 = pid.parse().map_err(|_| nonsense(WHAT, pid))?;
-        prober.query(WHAT, "SET synchronous_commit = on", deadline).await?;
-        loop {
-            let commit = prober.query(WHAT, "SELECT pg_logical_emit_message(true, 'quorate', '')", deadline);
-            let waiting = async {
-                let sql = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}");
-                while observer.value(WHAT, &sql, deadline).await?.as_deref() != Some("SyncRep") {
-                    tokio::time::sleep(POLL).await;
-                }
-                Ok::<(), Error>(())
-            };
-            tokio::pin!(commit);
-            tokio::select! {
-                seen = waiting => {
-                    seen?;
-                    // Ends the wait; whether it ends as success with a warning or as an error does not matter.
-                    observer.query(WHAT, &format!("SELECT pg_terminate_backend({pid})"), deadline).await?;
-                    return Ok(());
-                }
-                // Acknowledged: the flag is not set yet.
-                committed = &mut commit => { committed?; }
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        shows(session, "synchronous_standby_names", names, deadline).await
     }
 
     async fn who_is_late(&self, session: &Session, deadline: Duration) -> Error {
@@ -259,6 +229,36 @@ impl Instance {
             Err(error) => crate::data_dir::sentence(&error),
         };
         Error::NotEffective { who, waited: deadline }
+    }
+}
+
+/// Commits something of our own until one is seen waiting for standbys, then lets it go.
+async fn commits_wait(observer: &Session, prober: &Session, deadline: Duration) -> Result<(), Error> {
+    const WHAT: &str = "does a commit wait for standbys";
+    let pid = prober.value(WHAT, "SELECT pg_backend_pid()", deadline).await?.unwrap_or_default();
+    let pid: u32 = pid.parse().map_err(|_| nonsense(WHAT, pid))?;
+    prober.query(WHAT, "SET synchronous_commit = on", deadline).await?;
+    loop {
+        let commit = prober.query(WHAT, "SELECT pg_logical_emit_message(true, 'quorate', '')", deadline);
+        let waiting = async {
+            let sql = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}");
+            while observer.value(WHAT, &sql, deadline).await?.as_deref() != Some("SyncRep") {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok::<(), Error>(())
+        };
+        tokio::pin!(commit);
+        tokio::select! {
+            seen = waiting => {
+                seen?;
+                // Ends the wait; whether it ends as success with a warning or as an error does not matter.
+                observer.query(WHAT, &format!("SELECT pg_terminate_backend({pid})"), deadline).await?;
+                return Ok(());
+            }
+            // Acknowledged: the flag is not set yet.
+            committed = &mut commit => { committed?; }
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 
