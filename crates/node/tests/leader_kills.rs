@@ -53,8 +53,11 @@ async fn what_was_acknowledged_survives() {
     cluster.start_all().await;
     let first = cluster.leader().await;
     let witness = (0..3).find(|n| *n != first).expect("two others");
-    let mut watcher =
-        cluster.handle(witness).watch(WatchSpec { key: "k".into(), range_end: "l".into(), ..WatchSpec::default() });
+    let mut watcher = cluster.handle(witness).watch(WatchSpec {
+        key: "k".into(),
+        range_end: "l".into(),
+        ..WatchSpec::default()
+    });
     let seen = tokio::spawn(async move {
         let mut keys = Vec::new();
         let mut last = 0;
@@ -70,7 +73,8 @@ async fn what_was_acknowledged_survives() {
         keys
     });
 
-    let handles: Arc<Mutex<Vec<Handle>>> = Arc::new(Mutex::new(cluster.running().map(|(_, handle)| handle).collect()));
+    let handles: Arc<Mutex<Vec<Handle>>> =
+        Arc::new(Mutex::new(cluster.running().map(|(_, handle)| handle).collect()));
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
