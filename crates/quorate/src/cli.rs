@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_drill::demo::DemoArgs;
 
 use crate::config::diagnostics::{Report, Severity};
 use crate::config::etcd_flags::{self, Request};
@@ -40,6 +41,10 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build a cluster on this machine, take its primary's node away, and count what was lost
+    Demo(DemoArgs),
+    /// The same stories as fault drills, in rounds and with a report
+    Drill(DemoArgs),
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +83,7 @@ impl Cli {
         match self.verb {
             Verb::Run(run) => run.run(),
             Verb::Store { arguments } => store(&arguments),
+            Verb::Demo(arguments) | Verb::Drill(arguments) => block_on(drill(arguments)),
         }
     }
 }
@@ -156,6 +162,18 @@ fn announce(name: &str, report: &Report) {
         match line.severity {
             Severity::Note => tracing::info!("{text}"),
             Severity::Warning | Severity::Error => tracing::warn!("{text}"),
+        }
+    }
+}
+
+/// 0: nothing acknowledged was lost. 1: something was, or the story did not come to its end.
+async fn drill(arguments: DemoArgs) -> ExitCode {
+    match quorate_drill::demo::run(&arguments).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            output::complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
         }
     }
 }
