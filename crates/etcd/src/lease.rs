@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{Context, requires_leader};
 use crate::server::ServerOptions;
+use crate::status::EtcdError;
 use crate::{convert, header, status, validate, watch};
 
 /// Renewals of one stream in flight.
@@ -117,8 +118,8 @@ impl Lease for LeaseService {
         let stopped = self.0.stopped();
         let end = async move {
             tokio::select! {
-                () = stopped => Some(status::STOPPED),
-                () = leaderless => Some(status::NO_LEADER),
+                () = stopped => status::STOPPED,
+                () = leaderless => status::NO_LEADER,
             }
         };
         Ok(Response::new(Box::pin(until(answers, end))))
@@ -158,29 +159,19 @@ impl Lease for LeaseService {
 }
 
 /// `items` up to its end, its first error, or `end`, whose error becomes the last item.
-fn until<T: Send + Sync>(
+fn until<T: Send>(
     items: impl Stream<Item = Result<T, Status>> + Send,
-    end: impl Future<Output = Option<status::EtcdError>> + Send,
+    end: impl Future<Output = EtcdError> + Send,
 ) -> impl Stream<Item = Result<T, Status>> + Send {
-    enum Next<T> {
-        Item(Result<T, Status>),
-        Ended,
-    }
-    let ended = stream::once(end)
-        .filter_map(|reason| async move { reason.map(|reason| Next::Item(Err(Status::from(reason)))) });
-    // The end of the requests ends the answers, although the other source would go on.
-    let items = items.map(Next::Item).chain(stream::once(async { Next::Ended }));
-    let mut done = false;
-    let both = stream::select(Box::pin(items), Box::pin(ended));
-    both.take_while(move |next| {
-        let take = !done && matches!(next, Next::Item(_));
-        done |= matches!(next, Next::Item(Err(_)));
-        async move { take }
-    })
-    .filter_map(|next| async move {
-        match next {
-            Next::Item(item) => Some(item),
-            Next::Ended => None,
+    stream::unfold(Some((Box::pin(items), Box::pin(end))), |open| async move {
+        let (mut items, mut end) = open?;
+        tokio::select! {
+            biased;
+            reason = &mut end => Some((Err(Status::from(reason)), None)),
+            item = items.next() => match item? {
+                Ok(item) => Some((Ok(item), Some((items, end)))),
+                Err(error) => Some((Err(error), None)),
+            },
         }
     })
 }
@@ -224,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_ends_a_silent_stream() {
         let items = stream::pending::<Result<i32, Status>>();
-        let all: Vec<_> = until(items, async { Some(status::STOPPED) }).collect().await;
+        let all: Vec<_> = until(items, std::future::ready(status::STOPPED)).collect().await;
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].as_ref().expect_err("an error").message(), "etcdserver: server stopped");
     }
