@@ -34,6 +34,7 @@ pub struct Versioned<T> {
 }
 
 /// What is known of the store.
+#[expect(clippy::large_enum_variant, reason = "one value per observation")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreFacts {
     /// It answered. The view may be old (a member cut off from the quorum serves what it has): whoever acts on it

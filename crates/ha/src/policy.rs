@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::cluster::Tags;
 
 /// Everything from configuration that a decision reads. Built by [`Policy::resolve`], so that two nodes with the same
@@ -65,4 +67,76 @@ pub enum SynchronousMode {
     Off,
     /// Commits wait for `synchronous_node_count` standbys, all of which must confirm.
     On,
+}
+
+/// The defaults of a new Quorate cluster.
+const TTL: Duration = Duration::from_secs(5);
+const LOOP_WAIT: Duration = Duration::from_secs(1);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Patroni's defaults for the rest.
+const PRIMARY_START_TIMEOUT: Duration = Duration::from_secs(300);
+const MAXIMUM_LAG_BYTES: u64 = 1 << 20;
+
+impl Policy {
+    /// The policy under a dynamic configuration. A value that is missing or unusable has its default: a bad `/config` must
+    /// not stop the loop (what is wrong with it is said where it is written).
+    #[must_use]
+    pub fn resolve(local: LocalPolicy, dynamic: Option<&Value>) -> Policy {
+        let get = |name: &str| dynamic.and_then(|config| config.get(name));
+        let postgresql = |name: &str| get("postgresql").and_then(|section| section.get(name));
+        let seconds = |name: &str, default: Duration| get(name).and_then(duration).unwrap_or(default);
+        let flag = |value: Option<&Value>, default: bool| value.and_then(truth).unwrap_or(default);
+        let ttl = seconds("ttl", TTL).max(crate::budget::SHORTEST_TTL);
+        Policy {
+            ttl,
+            loop_wait: seconds("loop_wait", LOOP_WAIT),
+            retry_timeout: seconds("retry_timeout", RETRY_TIMEOUT),
+            synchronous_mode: match get("synchronous_mode") {
+                Some(value) if truth(value) == Some(true) || value == "quorum" => SynchronousMode::On,
+                Some(_) | None => SynchronousMode::Off,
+            },
+            synchronous_mode_strict: flag(get("synchronous_mode_strict"), false),
+            synchronous_node_count: get("synchronous_node_count")
+                .and_then(Value::as_u64)
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(1)
+                .max(1),
+            maximum_lag_on_failover_bytes: get("maximum_lag_on_failover")
+                .and_then(Value::as_u64)
+                .unwrap_or(MAXIMUM_LAG_BYTES),
+            primary_start_timeout: seconds(
+                "primary_start_timeout",
+                seconds("master_start_timeout", PRIMARY_START_TIMEOUT),
+            ),
+            use_pg_rewind: flag(postgresql("use_pg_rewind"), true),
+            use_slots: flag(postgresql("use_slots"), true),
+            paused: flag(get("pause"), false),
+            local,
+        }
+    }
+
+    /// Our name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.local.name
+    }
+}
+
+fn duration(value: &Value) -> Option<Duration> {
+    let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// As Patroni reads a switch.
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(on) => Some(*on),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "on" | "true" | "yes" | "1" => Some(true),
+            "off" | "false" | "no" | "0" => Some(false),
+            _ => None,
+        },
+        Value::Number(number) => Some(number.as_i64() != Some(0)),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
 }

@@ -1,0 +1,297 @@
+//! What every decision with a view starts from: who holds the lock, on which lease, and our own record.
+
+use std::time::Duration;
+
+use crate::action::{Action, Decision, LockGuard, Upstream};
+use crate::budget;
+use crate::cluster::{
+    ClusterView, Held, History, Lock, MemberRecord, MemberRole, MemberState, RaceStamp, Revision,
+    SyncDocument,
+};
+use crate::facts::{
+    DataDirectory, Endpoint, Initialised, Moment, OperationFacts, OperationKind, Outcome, Position, Process,
+    Receiver, Role, Running, StandbyFacts, TimelineId,
+};
+use crate::observation::Observation;
+use crate::policy::{Policy, SynchronousMode};
+use crate::reason::Reason;
+use crate::slots;
+
+/// Soon: something changes within milliseconds, and nothing else may wake us.
+pub(crate) const SOON: Duration = Duration::from_millis(50);
+
+/// Who holds the lock, seen from here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Holding<'o> {
+    /// We, on a lease whose deadline we know ([`Observation::primary_lease`]).
+    Mine { held: &'o Held, guard: LockGuard },
+    /// The key has our name, on a lease that we do not know: from before a restart of the agent, or of an acquisition
+    /// whose answer was lost. It is adopted by renewing it.
+    Unadopted(&'o Held),
+    /// Somebody else.
+    Other(&'o Held),
+    /// Nobody.
+    Absent { since_revision: Revision, since: Moment },
+}
+
+pub(crate) struct Context<'o> {
+    pub(crate) o: &'o Observation,
+    pub(crate) view: &'o ClusterView,
+    pub(crate) policy: &'o Policy,
+    pub(crate) me: &'o str,
+    pub(crate) now: Moment,
+    pub(crate) holding: Holding<'o>,
+    empty: History,
+}
+
+impl<'o> Context<'o> {
+    pub(crate) fn new(o: &'o Observation, view: &'o ClusterView) -> Context<'o> {
+        let me = o.policy.name();
+        let holding = match &view.lock {
+            Lock::Absent { since_revision, since } => {
+                Holding::Absent { since_revision: *since_revision, since: *since }
+            }
+            Lock::Held(held) if held.holder == me => {
+                match o.primary_lease.and_then(|lease| LockGuard::new(held, &lease)) {
+                    Some(guard) => Holding::Mine { held, guard },
+                    None => Holding::Unadopted(held),
+                }
+            }
+            Lock::Held(held) => Holding::Other(held),
+        };
+        let empty = History::default();
+        Context { o, view, policy: &o.policy, me, now: o.now, holding, empty }
+    }
+
+    // --- what is ------------------------------------------------------------------------------------------------
+
+    pub(crate) fn initialised(&self) -> Option<&'o Initialised> {
+        match &self.o.instance.data_directory {
+            DataDirectory::Initialised(initialised) => Some(initialised),
+            DataDirectory::Missing
+            | DataDirectory::Empty
+            | DataDirectory::CloneInProgress
+            | DataDirectory::Unreadable { .. } => None,
+        }
+    }
+    pub(crate) fn running(&self) -> Option<&'o Running> {
+        match &self.o.instance.process {
+            Process::Running(running) => Some(running),
+            Process::Stopped
+            | Process::Starting { .. }
+            | Process::Unresponsive { .. }
+            | Process::Stopping { .. } => None,
+        }
+    }
+    pub(crate) fn standby(&self) -> Option<(&'o Running, &'o StandbyFacts)> {
+        self.running().and_then(|running| match &running.role {
+            Role::Standby(standby) => Some((running, standby)),
+            Role::Primary(_) => None,
+        })
+    }
+    pub(crate) fn history(&self) -> &History {
+        self.view.history.as_ref().map_or(&self.empty, |history| &history.value)
+    }
+    /// `/sync`, if it binds anybody.
+    pub(crate) fn sync(&self) -> Option<&'o SyncDocument> {
+        let document = self.view.sync.as_ref().map(|sync| &sync.value)?;
+        let binds = self.policy.synchronous_mode == SynchronousMode::On && !document.entries.is_empty();
+        binds.then_some(document)
+    }
+    pub(crate) fn underway(&self) -> Option<(OperationKind, Moment)> {
+        match &self.o.operation {
+            OperationFacts::Running { kind, started } => Some((*kind, *started)),
+            OperationFacts::Idle | OperationFacts::Finished { .. } => None,
+        }
+    }
+    /// The last operation, if it was of this kind and failed: when and why.
+    pub(crate) fn failed(&self, kind: OperationKind) -> Option<(Moment, &'o str)> {
+        match &self.o.operation {
+            OperationFacts::Finished { kind: last, at, outcome: Outcome::Failed { why } }
+                if *last == kind =>
+            {
+                Some((*at, why))
+            }
+            OperationFacts::Finished { .. } | OperationFacts::Idle | OperationFacts::Running { .. } => None,
+        }
+    }
+    /// Other members whose keys exist.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (&'o str, &'o MemberRecord)> {
+        let me = self.me;
+        self.view
+            .members
+            .iter()
+            .filter(move |(name, _)| *name != me)
+            .map(|(name, record)| (name.as_str(), &record.value))
+    }
+    /// The primary of this timeline that others may follow: the holder, once its record says that it is one.
+    pub(crate) fn primary(&self) -> Option<(Upstream, &'o MemberRecord)> {
+        let held = self.view.held()?;
+        let record = &self.view.members.get(&held.holder)?.value;
+        (record.role == MemberRole::Primary && record.state == MemberState::Running)
+            .then(|| upstream(&held.holder, record))?
+            .map(|upstream| (upstream, record))
+    }
+    /// The holder, primary or about to become it.
+    pub(crate) fn holder(&self) -> Option<Upstream> {
+        let held = self.view.held()?;
+        upstream(&held.holder, &self.view.members.get(&held.holder)?.value)
+    }
+    pub(crate) fn slot(&self) -> Option<String> {
+        self.policy.use_slots.then(|| slots::name(self.me))
+    }
+    /// The moment by which a fence must begin, under the lease that is known.
+    pub(crate) fn fence_at(&self) -> Option<Moment> {
+        self.o.primary_lease.map(|lease| budget::fence_at(self.policy, lease.valid_until))
+    }
+    /// Does the position lie on a branch that the cluster has left?
+    pub(crate) fn diverged(&self, timeline: TimelineId, lsn: crate::facts::Lsn) -> bool {
+        self.history().end_of(timeline).is_some_and(|end| lsn > end)
+    }
+    /// Was this node primary on a timeline that the cluster knows as somebody else's?
+    pub(crate) fn usurped(&self) -> Option<TimelineId> {
+        let timeline = self.initialised()?.was_primary_on?;
+        let leader = self.history().leader_of(timeline)?;
+        (leader != self.me && self.initialised()?.timeline == timeline).then_some(timeline)
+    }
+
+    // --- what is done in every tick -----------------------------------------------------------------------------
+
+    /// Renew the lock's lease, if it is ours.
+    pub(crate) fn renew(&self) -> Vec<Action> {
+        match self.holding {
+            Holding::Mine { held, .. } | Holding::Unadopted(held) => {
+                vec![Action::RenewPrimaryLease { lock: held.clone(), ttl: self.policy.ttl }]
+            }
+            Holding::Other(_) | Holding::Absent { .. } => Vec::new(),
+        }
+    }
+
+    /// Keep the member lease and the member key.
+    pub(crate) fn introduce(&self) -> Vec<Action> {
+        let Some(lease) = self.o.member_lease else {
+            return vec![Action::GrantMemberLease { ttl: self.policy.ttl }];
+        };
+        let mut actions = vec![Action::RenewMemberLease { lease: lease.id, ttl: self.policy.ttl }];
+        let record = self.record();
+        let published = self.view.members.get(self.me);
+        if published.is_none_or(|key| key.value != record || key.lease != Some(lease.id)) {
+            actions.push(Action::PublishMember { lease: lease.id, record });
+        }
+        actions
+    }
+
+    /// Our record. It says primary only when the lock is ours and `/history` has our timeline (S7).
+    pub(crate) fn record(&self) -> MemberRecord {
+        let local = &self.policy.local;
+        let mut record = MemberRecord {
+            conn_url: local.conn_url.clone(),
+            api_url: local.api_url.clone(),
+            version: local.version.clone(),
+            tags: local.tags.clone(),
+            checkpoint_after_promote: true,
+            pause: self.policy.paused,
+            role: match self.initialised() {
+                Some(_) => MemberRole::Replica,
+                None => MemberRole::Uninitialized,
+            },
+            ..MemberRecord::default()
+        };
+        record.tags.0.retain(|_, value| *value != serde_json::Value::Bool(false));
+        record.state = match (&self.o.instance.process, self.underway()) {
+            (_, Some((OperationKind::Bootstrap, _))) => MemberState::InitializingNewCluster,
+            (_, Some((OperationKind::Clone, _))) => MemberState::CreatingReplica,
+            (_, Some((OperationKind::Rewind, _))) => MemberState::RunningRewind,
+            (_, Some((OperationKind::Restart, _))) => MemberState::Restarting,
+            (Process::Starting { .. }, _) => MemberState::Starting,
+            (Process::Stopping { .. }, _) => MemberState::Stopping,
+            (Process::Running(_), _) => MemberState::Running,
+            (Process::Unresponsive { .. }, _) => MemberState::Other("unresponsive".to_owned()),
+            (Process::Stopped, _) if self.failed(OperationKind::StartAsPrimary).is_some() => {
+                MemberState::StartFailed
+            }
+            (Process::Stopped, _) if self.failed(OperationKind::StartAsStandby).is_some() => {
+                MemberState::StartFailed
+            }
+            (Process::Stopped, _) => MemberState::Stopped,
+        };
+        let Some(running) = self.running() else { return record };
+        record.timeline = Some(running.timeline);
+        record.pending_restart = running.pending_restart;
+        match &running.role {
+            Role::Primary(primary) => {
+                record.xlog_location = Some(primary.written);
+                let ours = matches!(self.holding, Holding::Mine { .. } | Holding::Unadopted(_));
+                let announced = running.timeline.0 <= 1 || self.history().current() >= running.timeline;
+                if (ours && announced) || self.policy.paused {
+                    record.role = MemberRole::Primary;
+                    record.checkpoint_after_promote = primary.checkpointed;
+                }
+            }
+            Role::Standby(standby) => {
+                record.xlog_location = Some(standby.end());
+                record.receive_lsn = Some(standby.received);
+                record.replay_lsn = Some(standby.replayed);
+                if let Receiver::Streaming { .. } = standby.receiver {
+                    record.replication_state = Some("streaming".to_owned());
+                }
+                record.race = self.stamp();
+            }
+        }
+        record
+    }
+
+    /// Our fresh position, while nobody holds the lock and nothing streams to us any more.
+    pub(crate) fn stamp(&self) -> Option<RaceStamp> {
+        let Holding::Absent { since_revision, .. } = self.holding else { return None };
+        let (running, standby) = self.standby()?;
+        if standby.receiver != Receiver::Gone || standby.upstream.is_some() {
+            return None;
+        }
+        let position = Position { timeline: running.timeline, lsn: standby.end() };
+        Some(RaceStamp { revision: self.race_revision(since_revision), position })
+    }
+
+    /// The absence of the lock that positions are stamped with: the newest that anybody knows of. A node that came late
+    /// cannot know when exactly the lock vanished and says a later revision; the others repeat theirs with that.
+    pub(crate) fn race_revision(&self, since: Revision) -> Revision {
+        self.others().filter_map(|(_, record)| Some(record.race?.revision)).fold(since, Revision::max)
+    }
+
+    // --- decisions ----------------------------------------------------------------------------------------------
+
+    /// The usual tick: renew first, keep the member key, then these.
+    pub(crate) fn tick(&self, actions: Vec<Action>, reason: impl Into<String>) -> Decision {
+        let mut all = self.renew();
+        all.extend(self.introduce());
+        let wake = self.o.member_lease.is_none().then_some(Duration::ZERO);
+        all.extend(actions);
+        Decision { actions: all, reason: Reason::new(reason), wake }
+    }
+
+    /// As [`Context::tick`], without renewing the lock.
+    pub(crate) fn idle(&self, actions: Vec<Action>, reason: impl Into<String>) -> Decision {
+        let mut all = self.introduce();
+        let wake = self.o.member_lease.is_none().then_some(Duration::ZERO);
+        all.extend(actions);
+        Decision { actions: all, reason: Reason::new(reason), wake }
+    }
+
+    /// Fence, before anything else.
+    pub(crate) fn fence(&self, reason: impl Into<String>) -> Decision {
+        Decision { actions: vec![Action::Fence], reason: Reason::new(reason), wake: Some(SOON) }
+    }
+}
+
+impl Decision {
+    /// Ask again at the latest after `wake`.
+    pub(crate) fn within(mut self, wake: Duration) -> Decision {
+        self.wake = Some(self.wake.map_or(wake, |earlier| earlier.min(wake)));
+        self
+    }
+}
+
+/// A member as an upstream; None if its record has no usable address.
+pub(crate) fn upstream(name: &str, record: &MemberRecord) -> Option<Upstream> {
+    Some(Upstream { name: name.to_owned(), endpoint: Endpoint::of_url(&record.conn_url)? })
+}

@@ -1,0 +1,157 @@
+//! Becoming a standby again: start, rewind, or clone.
+//!
+//! ```text
+//!   stopped ── was primary? ── no ── ahead of the branch? ── no ──► start as standby
+//!                  │                      │ yes
+//!                  │ yes                  ▼
+//!                  ├── its timeline has ended ──► rewind (pg_rewind finds out when there is nothing to do)
+//!                  ├── its timeline is another's ──► clone (two histories under one number: rewind is blind)
+//!                  └── its timeline is current ── nobody leads: start as standby, race · somebody does: wait for its promotion
+//!   rewind failed or was interrupted ──► clone beside
+//! ```
+//!
+//! A rewind waits until its source has checkpointed on its timeline: before, pg_rewind would read the old timeline from the
+//! control file and find nothing to do.
+
+use crate::action::{Action, Decision};
+use crate::bootstrap;
+use crate::context::{Context, Holding, SOON};
+use crate::facts::{ControlState, Initialised, OperationKind};
+use crate::switchover;
+use crate::sync;
+
+/// Between two tries to start.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Release the lock without a position: whoever is fit may take it.
+pub(crate) fn hand_over(context: &Context<'_>, why: &str) -> Decision {
+    match context.holding {
+        Holding::Mine { guard, .. } => context.idle(
+            vec![Action::ReleaseLock { guard, status: None }],
+            format!("released the leader lock: {why}"),
+        ),
+        Holding::Unadopted(_) | Holding::Other(_) | Holding::Absent { .. } => context.idle(Vec::new(), why),
+    }
+}
+
+/// Stopped, with a readable data directory.
+pub(crate) fn stopped(context: &Context<'_>, data: &Initialised) -> Decision {
+    match context.holding {
+        Holding::Mine { .. } => holder(context, data),
+        Holding::Unadopted(_) => {
+            context.tick(Vec::new(), "adopting the leader lock from before a restart").within(SOON)
+        }
+        Holding::Other(_) => follower(context, data),
+        Holding::Absent { .. } => alone(context, data),
+    }
+}
+
+/// We hold the lock and PostgreSQL is down.
+fn holder(context: &Context<'_>, data: &Initialised) -> Decision {
+    let Holding::Mine { guard, .. } = context.holding else { unreachable!("the holder") };
+    if data.rewind_unfinished {
+        return hand_over(context, "the data directory here is half rewound");
+    }
+    if let Some(decision) = switchover::stopped(context, data) {
+        return decision;
+    }
+    for kind in [OperationKind::StartAsPrimary, OperationKind::StartAsStandby, OperationKind::Restart] {
+        if let Some((_, why)) = context.failed(kind) {
+            return hand_over(context, &format!("{kind} failed: {why}"));
+        }
+    }
+    if context.fence_at().is_some_and(|at| context.now >= at) {
+        return context
+            .tick(Vec::new(), "renewing the leader lock before PostgreSQL is started")
+            .within(SOON);
+    }
+    let superseded = context.history().current() > data.timeline || context.usurped().is_some();
+    if data.standby_signal || !data.state.of_a_primary() || superseded {
+        // Fenced, or never a primary: never read-write again without a promotion (S12).
+        let start = Action::StartAsStandby { upstream: None, slot: None };
+        return context.tick(vec![start], "starting as a standby, I hold the leader lock").within(SOON * 2);
+    }
+    let names =
+        context.sync().and_then(|document| document.entries.last()).map(sync::names).unwrap_or_default();
+    let start = Action::StartAsPrimary { guard, names };
+    let reason = match data.state {
+        ControlState::ShutDown => "starting as leader: PostgreSQL was stopped while I hold the lock",
+        ControlState::StartingUp
+        | ControlState::ShutDownInRecovery
+        | ControlState::ShuttingDown
+        | ControlState::InCrashRecovery
+        | ControlState::InArchiveRecovery
+        | ControlState::InProduction => "doing crash recovery in place, I am the leader with the lock",
+    };
+    context.tick(vec![start], reason).within(SOON * 2)
+}
+
+/// Somebody else holds the lock.
+fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
+    if data.rewind_unfinished {
+        return bootstrap::clone(context, "an unfinished rewind");
+    }
+    if context.failed(OperationKind::Rewind).is_some() || context.failed(OperationKind::Clone).is_some() {
+        return bootstrap::clone(context, "the rewind failed");
+    }
+    if let Some(timeline) = context.usurped() {
+        return bootstrap::clone(context, &format!("timeline {timeline} has two histories"));
+    }
+    let current = context.history().current();
+    if let Some(timeline) = data.was_primary_on {
+        if timeline.min(data.timeline) >= current {
+            let reason = "waiting for the leader to be promoted: I was primary on the current timeline";
+            return context.idle(Vec::new(), reason);
+        }
+        return rewind(context, &format!("I was primary on timeline {timeline}"));
+    }
+    if data.wal_end.is_some_and(|end| context.diverged(data.timeline, end)) {
+        return rewind(context, &format!("my WAL goes beyond the end of timeline {}", data.timeline));
+    }
+    start(context, "starting as a secondary")
+}
+
+/// Nobody holds the lock.
+fn alone(context: &Context<'_>, data: &Initialised) -> Decision {
+    if data.rewind_unfinished {
+        return context.idle(Vec::new(), "waiting for a leader to clone from: an unfinished rewind");
+    }
+    if context.usurped().is_some() {
+        return context.idle(Vec::new(), "waiting for a leader to clone from: my timeline has two histories");
+    }
+    let behind = context.history().current() > data.timeline;
+    if behind && data.was_primary_on.is_some() {
+        return context
+            .idle(Vec::new(), "waiting for a leader to rewind from: I was primary on an old timeline");
+    }
+    start(context, "starting as a standby, nobody holds the leader lock")
+}
+
+fn start(context: &Context<'_>, reason: &str) -> Decision {
+    if let Some((at, why)) = context.failed(OperationKind::StartAsStandby)
+        && context.now.since(at) < RETRY
+    {
+        return context.idle(Vec::new(), format!("failed to start PostgreSQL: {why}"));
+    }
+    let upstream = context.holder();
+    let slot = upstream.as_ref().and_then(|_| context.slot());
+    context.idle(vec![Action::StartAsStandby { upstream, slot }], reason).within(SOON * 4)
+}
+
+/// Rewind from the primary once it has checkpointed, or clone where rewinding is not wanted.
+pub(crate) fn rewind(context: &Context<'_>, why: &str) -> Decision {
+    if !context.policy.use_pg_rewind {
+        return bootstrap::clone(context, why);
+    }
+    let current = context.history().current();
+    match context.primary() {
+        Some((from, record)) if record.checkpoint_after_promote && record.timeline == Some(current) => {
+            let reason = format!("running pg_rewind from {}: {why}", from.name);
+            context.idle(vec![Action::Rewind { from }], reason)
+        }
+        Some((from, _)) => context
+            .idle(Vec::new(), format!("waiting for checkpoint on {} before rewind: {why}", from.name))
+            .within(SOON * 4),
+        None => context.idle(Vec::new(), format!("waiting for a primary to rewind from: {why}")),
+    }
+}

@@ -1,0 +1,105 @@
+//! A planned change of the primary: checkpoint, stop, and only then let go of the lock.
+//!
+//! PostgreSQL's fast stop ends the walsenders last, after every streaming standby has confirmed the shutdown checkpoint. The lock is
+//! released with that position in `/status`, and the candidate takes it only when it has all of it.
+
+use std::time::Duration;
+
+use crate::action::{Action, Decision, KeyGuard, StopMode};
+use crate::cluster::{FailoverRequest, MemberRole, MemberState, Status, Versioned};
+use crate::context::{Context, Holding, SOON};
+use crate::facts::{ControlState, Initialised, PrimaryFacts};
+use crate::sync;
+
+/// A request that is due.
+fn due<'o>(context: &Context<'o>) -> Option<&'o Versioned<FailoverRequest>> {
+    let request = context.view.failover.as_ref().filter(|request| !request.value.is_empty())?;
+    let due = request.value.scheduled_at.is_none() || context.o.scheduled_in == Some(Duration::ZERO);
+    due.then_some(request)
+}
+
+/// On the running primary: Some if a request decides this tick.
+pub(crate) fn requested(context: &Context<'_>, primary: &PrimaryFacts) -> Option<Decision> {
+    let request = due(context)?;
+    let clear = || vec![Action::ClearFailoverRequest { guard: KeyGuard::of(Some(request)) }];
+    let FailoverRequest { leader, member, .. } = &request.value;
+    if let Some(leader) = leader.as_deref().filter(|leader| *leader != context.me) {
+        return Some(context.tick(
+            clear(),
+            format!("cleaning up failover key: it names {leader} as leader, and that am I not"),
+        ));
+    }
+    if member.as_deref() == Some(context.me) {
+        return Some(context.tick(clear(), "cleaning up failover key: I am already the leader"));
+    }
+    let refusals: Vec<String> = match member {
+        Some(member) => eligible(context, primary, member).err().into_iter().collect(),
+        None => {
+            let judged: Vec<Result<(), String>> =
+                context.others().map(|(name, _)| eligible(context, primary, name)).collect();
+            if judged.iter().any(Result::is_ok) {
+                Vec::new()
+            } else if judged.is_empty() {
+                vec!["there is no other member".to_owned()]
+            } else {
+                judged.into_iter().filter_map(Result::err).collect()
+            }
+        }
+    };
+    if !refusals.is_empty() {
+        return Some(context.tick(clear(), format!("switchover refused: {}", refusals.join("; "))));
+    }
+    let stop = Action::Stop { mode: StopMode::Fast, checkpoint_first: true };
+    let to = member.as_deref().unwrap_or("the best standby");
+    Some(context.tick(vec![stop], format!("switchover to {to}: stopping PostgreSQL")).within(SOON))
+}
+
+/// Could this member take over now without loss?
+fn eligible(context: &Context<'_>, primary: &PrimaryFacts, name: &str) -> Result<(), String> {
+    let Some((_, record)) = context.others().find(|(other, _)| *other == name) else {
+        return Err(format!("{name} is not a member"));
+    };
+    if record.tags.nofailover() {
+        return Err(format!("{name} has the tag nofailover"));
+    }
+    if record.role != MemberRole::Replica || record.state != MemberState::Running {
+        return Err(format!("{name} is {} and {}", record.role.as_str(), record.state.as_str()));
+    }
+    let Some(replica) = primary.replicas.iter().find(|replica| replica.name == name && replica.streaming)
+    else {
+        return Err(format!("{name} does not stream from here"));
+    };
+    let lag = primary.written.0.saturating_sub(replica.flushed.0);
+    if lag > context.policy.maximum_lag_on_failover_bytes {
+        return Err(format!("{name} is {lag} bytes behind"));
+    }
+    if let Some(document) = context.sync() {
+        let streaming = primary.replicas.iter().filter(|replica| replica.streaming);
+        let known = streaming.map(|replica| replica.name.clone()).collect();
+        let member = document.entries.iter().any(|entry| entry.members.contains(name));
+        if !member || !sync::promotion_quorum(&document.entries, &known) {
+            return Err(format!("{name} is not in the synchronous set"));
+        }
+    }
+    Ok(())
+}
+
+/// We hold the lock, PostgreSQL is stopped: Some if that was for a switchover.
+pub(crate) fn stopped(context: &Context<'_>, data: &Initialised) -> Option<Decision> {
+    let Holding::Mine { guard, .. } = context.holding else { return None };
+    let request = due(context)?;
+    if request.value.leader.as_deref().is_some_and(|leader| leader != context.me)
+        || request.value.member.as_deref() == Some(context.me)
+        || data.state != ControlState::ShutDown
+    {
+        return None;
+    }
+    let status = data.wal_end.map(|end| Status {
+        optime: end,
+        slots: context.view.status.as_ref().map(|status| status.value.slots.clone()).unwrap_or_default(),
+    });
+    Some(context.idle(
+        vec![Action::ReleaseLock { guard, status }],
+        "switchover: PostgreSQL is stopped, released the leader lock",
+    ))
+}
