@@ -39,6 +39,9 @@ const ASK: Duration = Duration::from_secs(10);
 const PORT: Duration = Duration::from_secs(1);
 /// Questions one connection may have open: each holds a task and a command of at most the request limit.
 const CONCURRENT_STREAMS: u32 = 4096;
+/// A leader abandons a heartbeat that is not answered in time, and each is a stream: a process that was stopped for a
+/// minute finds this many, and must not take its leader for an attacker.
+const ABANDONED_STREAMS: usize = 4096;
 /// Flow control windows: a page of entries in flight without waiting for an update.
 const WINDOW: u32 = 4 << 20;
 
@@ -134,6 +137,7 @@ impl PeerListener {
                 .initial_stream_window_size(WINDOW)
                 .initial_connection_window_size(WINDOW)
                 .max_concurrent_streams(CONCURRENT_STREAMS)
+                .http2_max_pending_accept_reset_streams(Some(ABANDONED_STREAMS))
                 .http2_keepalive_interval(Some(Duration::from_secs(2)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(2)))
                 .add_service(RaftGrpc::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))

@@ -39,13 +39,28 @@ pub(crate) fn refused(why: String) -> Answer {
 }
 
 impl Inner {
-    /// Asks member `target`, which must be in the membership.
-    pub(crate) async fn ask(
+    /// Asks the leader. One that is a leader no longer, as seen from here, is not waited for: a leader that was cut off or
+    /// stopped answers nothing, and its successor is known long before a caller's deadline.
+    pub(crate) async fn ask_leader(
         &self,
-        target: u64,
+        leader: u64,
         question: Question,
         within: Duration,
     ) -> Result<Answer, NoAnswer> {
+        let mut role = self.consensus.role();
+        let deposed = async {
+            // An error says that this member stops: no answer is worth waiting for either.
+            let _ = role.wait_for(|role| role.leader != Some(leader)).await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        tokio::select! {
+            answer = self.ask(leader, question, within) => answer,
+            () = deposed => Err(NoAnswer::Unknown),
+        }
+    }
+
+    /// Asks member `target`, which must be in the membership.
+    async fn ask(&self, target: u64, question: Question, within: Duration) -> Result<Answer, NoAnswer> {
         let peer = self.consensus.members().into_iter().find(|peer| peer.id == target);
         let Some(peer) = peer else { return Err(NoAnswer::NotReceived) };
         match self.peers.ask(self.cluster, target, &peer.node.url, question, within).await {
@@ -108,7 +123,7 @@ impl Inner {
     async fn propose_at(&self, leader: u64, proposal: &Proposal, deadline: Instant) -> Attempt {
         let question = Question::Propose(message::Propose { payload: proposal.bytes() });
         let within = deadline.saturating_duration_since(Instant::now());
-        match self.ask(leader, question, within).await {
+        match self.ask_leader(leader, question, within).await {
             Ok(Answer::Proposed(proposed)) => {
                 let Some(reply) = quorate_consensus::reply_from_peer(proposed.reply) else {
                     return Attempt::Failed(ProposeError::Indeterminate);
@@ -207,7 +222,7 @@ impl Inner {
                 None => None,
                 Some(leader) if leader == self.id => Some(here(within).await),
                 // A question that got lost is asked again, so no single one may use up all the time.
-                Some(leader) => self.ask(leader, question(), within.min(Duration::from_secs(1))).await.ok(),
+                Some(leader) => self.ask_leader(leader, question(), within.min(QUESTION)).await.ok(),
             };
             match answer {
                 Some(Answer::Lease(found)) => return Ok(found),
@@ -297,7 +312,7 @@ impl Inner {
                 Some(leader) => {
                     let question = Question::MoveLeader(message::MoveLeader { target });
                     // Whatever the answer, what counts is who leads.
-                    drop(self.ask(leader, question, within.min(Duration::from_secs(1))).await);
+                    drop(self.ask_leader(leader, question, within.min(QUESTION)).await);
                 }
                 None => {}
             }
@@ -325,6 +340,10 @@ impl Inner {
     }
 }
 
+/// One try of a question that may be asked again.
+const QUESTION: Duration = Duration::from_secs(1);
+/// An answer that was on its way when the leader changed still counts.
+const LAST_WORD: Duration = Duration::from_millis(100);
 /// Before a transfer is asked for again: longer than a transfer takes, shorter than an election.
 const TRANSFER: Duration = Duration::from_millis(300);
 

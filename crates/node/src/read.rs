@@ -89,7 +89,7 @@ async fn round(inner: &Inner) -> Round {
         };
     }
     let question = message::question::Question::ReadIndex(message::ReadIndex {});
-    match inner.ask(leader, question, ROUND).await {
+    match inner.ask_leader(leader, question, ROUND).await {
         Ok(message::answer::Answer::ReadAt(at)) => Round::Confirmed { leader, index: at.index },
         Ok(message::answer::Answer::Failure(failure)) if failure.kind() == message::FailureKind::NoQuorum => {
             Round::NoQuorum
