@@ -227,8 +227,7 @@ impl WatchStream {
         if request.start_revision < 0 {
             return self.send(refused(status::COMPACTED.text())).await;
         }
-        let filtered =
-            |filter: watch_create_request::FilterType| request.filters.contains(&(filter as i32));
+        let filtered = |filter: watch_create_request::FilterType| request.filters.contains(&(filter as i32));
         // "From now on" is made exact here: after the revision that `created` names, not after the one at which
         // the store gets to register the watch.
         let start_revision =
