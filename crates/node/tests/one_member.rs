@@ -196,3 +196,34 @@ async fn a_fault_in_apply_ends_the_member_with_a_sentence() {
     assert!(tokio::time::timeout(PATIENCE, watcher.next()).await.expect("the watch ends").is_none());
     cluster.stop_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quota_raises_nospace_and_old_history_is_compacted() {
+    let mut cluster = Cluster::plan(1);
+    cluster.configs[0].quota_bytes = Some(1);
+    cluster.configs[0].compaction = quorate_node::Compaction::Period(Duration::from_secs(2));
+    cluster.start_all().await;
+    let handle = cluster.handle(0);
+    let first = insist(&handle, put("k", "0")).await.reply.revision;
+    // NOSPACE stops what grows the store …
+    let alarm =
+        eventually("NOSPACE is raised", || async { handle.alarms().expect("alarms").first().copied() }).await;
+    assert_eq!(alarm, (handle.header().member_id, quorate_state::AlarmKind::NoSpace));
+    let refused = handle.propose(put("k", "1"), PATIENCE).await;
+    assert!(matches!(refused, Err(ProposeError::Rejected(Rejection::NoSpace))), "{refused:?}");
+    assert!(
+        handle.status().errors.iter().any(|error| error.contains("NOSPACE")),
+        "{:?}",
+        handle.status().errors
+    );
+    // … and not what makes room.
+    let delete = quorate_state::DeleteRange { key: "k".into(), ..quorate_state::DeleteRange::default() };
+    insist(&handle, command(Body::DeleteRange(delete))).await;
+    eventually("history older than the period is gone", || async {
+        let mut past =
+            handle.watch(WatchSpec { key: "k".into(), start_revision: first, ..WatchSpec::default() });
+        matches!(past.next().await, Some(WatchItem::Compacted { .. })).then_some(())
+    })
+    .await;
+    cluster.stop_all().await;
+}
