@@ -13,6 +13,7 @@ use crate::config::diagnostics::{Report, Severity};
 use crate::config::etcd_flags::{self, Request};
 use crate::config::settings::{LogFormat, Settings};
 use crate::ctl::output;
+use crate::run::Source;
 use crate::{config, telemetry};
 
 /// The configuration is wrong.
@@ -111,7 +112,8 @@ impl Run {
         }
         telemetry::init(&settings.log.level, settings.log.format);
         announce(&name, &report);
-        ExitCode::FAILURE
+        let source = Source { file: self.file };
+        block_on(crate::run::run(&settings, &source))
     }
 
     fn text(&self) -> Result<(String, String), String> {

@@ -4,7 +4,9 @@
 pub mod cli;
 pub mod config;
 pub mod ctl;
+pub mod instance;
 pub mod process;
+pub mod run;
 pub mod store;
 pub mod telemetry;
 pub mod voter;
