@@ -194,7 +194,9 @@ impl Node {
     /// Tries the most caught-up voter. Bounded: an election is cheaper than waiting for a successor that is going too.
     async fn hand_over(&self, until: Instant) {
         let consensus = &self.inner.consensus;
-        let until = (Instant::now() + HAND_OVER).min(until);
+        // The rest of the time is for closing.
+        let half = until.saturating_duration_since(Instant::now()) / 2;
+        let until = Instant::now() + HAND_OVER.min(half);
         let mut role = consensus.role();
         while consensus.leads() && Instant::now() < until {
             let Some(target) = consensus.best_successor() else { return };
