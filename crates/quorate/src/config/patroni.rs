@@ -445,6 +445,7 @@ fn judge(file: &Section<'_>, settings: &mut Settings, report: &mut Report) {
             }
         },
     }
+    budget(file, &settings.bootstrap.dcs, report);
     let data = &settings.postgresql.data_dir;
     if !data.as_os_str().is_empty() && (dcs.data_dir.starts_with(data) || data.starts_with(&dcs.data_dir)) {
         let place = section.present("data_dir").map_or(Origin::File, |present| present.node.origin.clone());
@@ -476,5 +477,28 @@ fn judge(file: &Section<'_>, settings: &mut Settings, report: &mut Report) {
             }
         }
         seen.push((path, address));
+    }
+}
+
+/// The one inequality of the time arithmetic. Patroni's own defaults (30, 10, 10) miss it by the time that stopping takes,
+/// and a file's values are respected as written, so it is said and not refused: what is at stake is a fence without need,
+/// never a second primary.
+fn budget(file: &Section<'_>, dynamic: &Dynamic, report: &mut Report) {
+    let local = quorate_ha::policy::LocalPolicy {
+        name: String::new(),
+        scope: String::new(),
+        conn_url: String::new(),
+        api_url: String::new(),
+        tags: quorate_ha::cluster::Tags::default(),
+        stop_budget: quorate_agent::config::STOP_BUDGET,
+        margin: quorate_agent::config::MARGIN,
+        bootstrap_config: serde_json::Value::Null,
+        version: String::new(),
+    };
+    let policy = quorate_ha::Policy::resolve(local, Some(&dynamic.to_config()));
+    if let Err(error) = quorate_ha::budget::check(&policy) {
+        let ttl = file.section("bootstrap", &mut Report::default()).section("dcs", &mut Report::default());
+        let origin = ttl.present("ttl").map_or(Origin::File, |present| present.node.origin.clone());
+        report.warning(origin, "bootstrap.dcs.ttl", error.to_string());
     }
 }
