@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::context::{Context, requires_leader};
 use crate::server::ServerOptions;
 use crate::status::EtcdError;
-use crate::{convert, header, status, validate, watch};
+use crate::{convert, header, status, validate};
 
 /// Renewals of one stream in flight.
 const CONCURRENT_RENEWALS: usize = 16;
@@ -105,7 +105,7 @@ impl Lease for LeaseService {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.0.admit(request.metadata())?;
-        let leaderless = watch::leaderless(&self.0, requires_leader(request.metadata()));
+        let leaderless = self.0.leaderless(requires_leader(request.metadata()));
         let context = self.0.clone();
         let answers = request
             .into_inner()

@@ -35,7 +35,6 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::{Stream, StreamExt};
@@ -81,7 +80,7 @@ impl Watch for WatchService {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.0.admit(request.metadata())?;
-        let leaderless = leaderless(&self.0, requires_leader(request.metadata()));
+        let leaderless = self.0.leaderless(requires_leader(request.metadata())).boxed();
         let (responses, queue) = mpsc::channel(WAITING_RESPONSES);
         let stream = WatchStream {
             context: self.0.clone(),
@@ -95,28 +94,6 @@ impl Watch for WatchService {
         tokio::spawn(stream.run(request.into_inner(), leaderless));
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
     }
-}
-
-/// Resolves when this member has had no leader for three election timeouts (etcd, `v3rpc/interceptor.go`,
-/// `monitorLeader`): a short election is no reason to move every stream of every client. Never, unless `wanted`.
-pub(crate) fn leaderless(context: &Context, wanted: bool) -> BoxFuture<'static, ()> {
-    if !wanted {
-        return std::future::pending().boxed();
-    }
-    let patience: Duration = context.options.election_timeout * 3;
-    let mut leadership = context.handle.leadership();
-    async move {
-        loop {
-            if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
-                return;
-            }
-            let back = leadership.wait_for(|now| now.leader.is_some());
-            if tokio::time::timeout(patience, back).await.is_err() {
-                return;
-            }
-        }
-    }
-    .boxed()
 }
 
 /// The stream task's own state.

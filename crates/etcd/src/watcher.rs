@@ -47,7 +47,8 @@ impl WatcherTask {
     /// Returns its id.
     pub(crate) async fn run(mut self) -> i64 {
         let mut waiting: Vec<oneshot::Sender<Revision>> = Vec::new();
-        let mut quiet = false;
+        // Nothing was sent since the last tick.
+        let mut quiet = true;
         // A tenth of jitter spreads the watchers that were created together (etcd, `v3rpc/watch.go`). The one that
         // never notifies gets a clock that nobody looks at.
         let period = self.notify_every.unwrap_or(Duration::from_secs(3600));
