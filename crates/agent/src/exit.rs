@@ -33,16 +33,29 @@ pub(crate) async fn watch(data_dir: PathBuf, wake: Arc<Notify>) {
 #[allow(unsafe_code)] // tokio's registration is unsafe since 1.54; there is no safe form of it
 fn open(data_dir: &Path) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
     let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
-    let pid = Pid::from_raw(text.lines().next()?.trim().parse().ok()?)?;
+    let pid = Pid::from_raw(number(&text)?)?;
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
     // SAFETY: the OwnedFd is open, is owned by the AsyncFd for all of its life, and is never replaced in it: it is only
     // waited on, by `ready`.
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.ok()
 }
 
+/// The pid in the first line. A server in single-user mode (pg_rewind starts one) writes its pid with a minus sign: it
+/// accepts nobody and is waited for by whoever started it.
+fn number(text: &str) -> Option<i32> {
+    text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_postmaster_counts() {
+        assert_eq!(number("4711\n/data\n"), Some(4711));
+        assert_eq!(number("-4711\n/data\n"), None, "single-user mode");
+        assert_eq!(number(""), None);
+    }
 
     #[tokio::test]
     async fn an_exit_wakes() {
