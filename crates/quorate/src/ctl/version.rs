@@ -34,7 +34,8 @@ impl Arguments {
                         || "unknown".to_owned(),
                         |number| format!("{}.{}", number / 10_000, number % 10_000),
                     );
-                    format!("Quorate {version} PostgreSQL {server}")
+                    // What the REST API says is the Patroni release whose behaviour it has.
+                    format!("Patroni {version} PostgreSQL {server}")
                 }
             };
             output::line(&format!("{}: {said}", member.name));
