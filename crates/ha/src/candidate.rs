@@ -162,13 +162,20 @@ fn judge(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Resul
         }
     }
 
+    // Who was asked to step down goes last.
+    let stepped_down =
+        request.filter(|_| waited < CANDIDATE_PATIENCE).and_then(|request| request.leader.as_deref());
     let bound = context.sync().is_some();
+    let quorum = context
+        .sync()
+        .is_some_and(|document| sync::promotion_quorum(&document.entries, &known(context, document, &fresh)));
     if !bound && lag > context.policy.maximum_lag_on_failover_bytes {
         return no(format!("my wal position exceeds maximum replication lag: {lag} bytes behind"));
     }
     if !bound && waited < POSITIONS_PATIENCE {
         let known: BTreeSet<&str> = fresh.iter().map(|(name, ..)| *name).collect();
-        let missing: Vec<&str> = standbys(context).filter(|name| !known.contains(name)).collect();
+        let missing: Vec<&str> =
+            standbys(context).filter(|name| !known.contains(name) && Some(*name) != stepped_down).collect();
         if !missing.is_empty() {
             let reason = format!("waiting for the positions of: {}", missing.join(", "));
             return not_yet(reason, POSITIONS_PATIENCE - waited);
@@ -178,7 +185,8 @@ fn judge(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Resul
     for (name, record, theirs) in &fresh {
         let eligible = !record.tags.nofailover()
             && theirs.timeline >= current
-            && context.sync().is_none_or(|document| may_win(document, name));
+            && Some(*name) != stepped_down
+            && context.sync().is_none_or(|document| may_win(document, quorum, name));
         if !eligible {
             continue;
         }
@@ -209,10 +217,30 @@ fn fit(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Result<
     Ok(())
 }
 
-/// The named leader has every commit; anybody else that is named may win as the best of a quorum.
-fn may_win(document: &SyncDocument, name: &str) -> bool {
-    document.leader.as_deref() == Some(name)
-        || document.entries.iter().any(|entry| entry.members.contains(name))
+/// The members of the set whose positions are known, we among them.
+fn known(
+    context: &Context<'_>,
+    document: &SyncDocument,
+    fresh: &[(&str, &MemberRecord, Position)],
+) -> BTreeSet<String> {
+    fresh
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain([context.me])
+        .filter(|name| named(document, name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Some entry names it.
+fn named(document: &SyncDocument, name: &str) -> bool {
+    document.entries.iter().any(|entry| entry.members.contains(name))
+}
+
+/// The named leader has every commit; anybody else that is named may win as the best of a quorum. Who cannot win is no
+/// obstacle, however far ahead.
+fn may_win(document: &SyncDocument, quorum: bool, name: &str) -> bool {
+    document.leader.as_deref() == Some(name) || quorum && named(document, name)
 }
 
 fn in_sync(
@@ -224,13 +252,10 @@ fn in_sync(
     if document.leader.as_deref() == Some(context.me) {
         return Ok(());
     }
-    let member = |name: &str| document.entries.iter().any(|entry| entry.members.contains(name));
-    if !member(context.me) {
+    if !named(document, context.me) {
         return no("not promoting: I am not in the synchronous set");
     }
-    let mut known: BTreeSet<String> =
-        fresh.iter().map(|(name, ..)| *name).filter(|name| member(name)).map(str::to_owned).collect();
-    known.insert(context.me.to_owned());
+    let known = known(context, document, fresh);
     if !sync::promotion_quorum(&document.entries, &known) {
         let entries: Vec<String> = document
             .entries
@@ -248,7 +273,7 @@ fn in_sync(
         ));
     }
     // The best of the members has every commit. That may also be one that cannot win.
-    match fresh.iter().find(|(name, _, theirs)| member(name) && *theirs > mine) {
+    match fresh.iter().find(|(name, _, theirs)| named(document, name) && *theirs > mine) {
         Some((name, _, theirs)) => {
             no(format!("my wal position is not the best: {name} has {theirs}, I have {mine}"))
         }
@@ -280,7 +305,9 @@ pub(crate) fn promote(context: &Context<'_>, running: &Running, standby: &Standb
     if let Err(Refusal { why, .. }) = fit(context, standby, mine) {
         return rejoin::hand_over(context, &why);
     }
-    if let Some((_, why)) = context.failed(OperationKind::Promote) {
+    if let Some((at, why)) = context.failed(OperationKind::Promote)
+        && context.now.since(at) < AFTER_FAILURE
+    {
         return rejoin::hand_over(context, &format!("the promotion failed: {why}"));
     }
     if context.fence_at().is_some_and(|at| context.now >= at) {

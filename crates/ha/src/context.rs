@@ -148,6 +148,16 @@ impl<'o> Context<'o> {
     pub(crate) fn diverged(&self, timeline: TimelineId, lsn: crate::facts::Lsn) -> bool {
         self.history().end_of(timeline).is_some_and(|end| lsn > end)
     }
+    /// The timeline that the data directory is on. Right after a promotion the control file still names the parent; the
+    /// marker with the line in `/history` that names us says better.
+    pub(crate) fn timeline_of(&self, data: &Initialised) -> TimelineId {
+        match data.was_primary_on {
+            Some(timeline) if self.history().leader_of(timeline) == Some(self.me) => {
+                timeline.max(data.timeline)
+            }
+            Some(_) | None => data.timeline,
+        }
+    }
     /// Was this node primary on a timeline that the cluster knows as somebody else's?
     pub(crate) fn usurped(&self) -> Option<TimelineId> {
         let timeline = self.initialised()?.was_primary_on?;

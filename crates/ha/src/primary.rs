@@ -44,9 +44,8 @@ fn holder(context: &Context<'_>, guard: LockGuard, running: &Running, primary: &
     if context.fence_at().is_some_and(|at| context.now >= at) {
         return context.fence("demoting self because the lease could not be renewed in time");
     }
+    // Two nodes were promoted to one timeline number, and the other one announced it (S5).
     if let Some(other) = context.history().leader_of(running.timeline).filter(|leader| *leader != context.me)
-        && running.timeline >= context.history().current()
-        && primary.forked.as_ref().is_some_and(|fork| context.history().end_of(fork.parent) != Some(fork.at))
     {
         return context.fence(format!("demoting self because timeline {} is {other}'s", running.timeline));
     }

@@ -1,9 +1,9 @@
 //! Becoming a standby again: start, rewind, or clone.
 //!
 //! ```text
-//!   stopped ── was primary? ── no ── ahead of the branch? ── no ──► start as standby
-//!                  │                      │ yes
-//!                  │ yes                  ▼
+//!   stopped ── was primary? ── no ──► start as standby ── ahead of the branch? ── yes ──► rewind
+//!                  │ yes                                       │ no
+//!                  │                                           └──► follow
 //!                  ├── its timeline has ended ──► rewind (pg_rewind finds out when there is nothing to do)
 //!                  ├── its timeline is another's ──► clone (two histories under one number: rewind is blind)
 //!                  └── its timeline is current ── nobody leads: start as standby, race · somebody does: wait for its promotion
@@ -65,7 +65,7 @@ fn holder(context: &Context<'_>, data: &Initialised) -> Decision {
             .tick(Vec::new(), "renewing the leader lock before PostgreSQL is started")
             .within(SOON);
     }
-    let superseded = context.history().current() > data.timeline || context.usurped().is_some();
+    let superseded = context.history().current() > context.timeline_of(data) || context.usurped().is_some();
     if data.standby_signal || !data.state.of_a_primary() || superseded {
         // Fenced, or never a primary: never read-write again without a promotion (S12).
         let start = Action::StartAsStandby { upstream: None, slot: None };
@@ -99,15 +99,13 @@ fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
     }
     let current = context.history().current();
     if let Some(timeline) = data.was_primary_on {
-        if timeline.min(data.timeline) >= current {
+        if context.timeline_of(data) >= current {
             let reason = "waiting for the leader to be promoted: I was primary on the current timeline";
             return context.idle(Vec::new(), reason);
         }
         return rewind(context, &format!("I was primary on timeline {timeline}"));
     }
-    if data.wal_end.is_some_and(|end| context.diverged(data.timeline, end)) {
-        return rewind(context, &format!("my WAL goes beyond the end of timeline {}", data.timeline));
-    }
+    // Whether a standby went too far is judged when it runs: its control file speaks of its last restart point.
     start(context, "starting as a secondary")
 }
 
@@ -119,7 +117,7 @@ fn alone(context: &Context<'_>, data: &Initialised) -> Decision {
     if context.usurped().is_some() {
         return context.idle(Vec::new(), "waiting for a leader to clone from: my timeline has two histories");
     }
-    let behind = context.history().current() > data.timeline;
+    let behind = context.history().current() > context.timeline_of(data);
     if behind && data.was_primary_on.is_some() {
         return context
             .idle(Vec::new(), "waiting for a leader to rewind from: I was primary on an old timeline");
