@@ -141,6 +141,7 @@ fn describe(facts: &BTreeMap<&'static str, String>) -> String {
     let get = |key| facts.get(key).map_or("", String::as_str);
     let timeline = facts.get("timeline").map(|timeline| format!(", timeline {timeline}")).unwrap_or_default();
     match (get("role"), get("state")) {
+        ("", "") => "quorate is up".to_owned(),
         (role, "running") if get("replication_state") == "streaming" => {
             format!("{role}, streaming{timeline}")
         }

@@ -129,7 +129,8 @@ pub async fn quorum_loss(cluster: &mut Cluster, timeline: &Timeline) -> Result<R
     }
     let silent = writer.last();
     if let Some(last) = silent {
-        timeline.event_at(last.at, &name, "last acknowledgement");
+        let after = last.at.saturating_duration_since(killed);
+        timeline.event(&name, format!("had acknowledged its last write at +{:.3} s", after.as_secs_f64()));
         if last.at > quorum_lost + ttl {
             violations.push(format!(
                 "a write was acknowledged {} ms after the lease had expired",
