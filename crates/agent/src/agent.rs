@@ -294,7 +294,10 @@ impl Loop {
         let outcome = self.execution(&look, may_write, &settings).run(decision.actions).await;
         let mut nap = decision.wake.unwrap_or(policy.loop_wait);
         match outcome {
-            Ok(()) => self.complained.clear(),
+            Ok(look_again) => {
+                self.complained.clear();
+                nap = look_again.map_or(nap, |soon| soon.min(nap));
+            }
             Err(failure) => {
                 Metrics::count(&self.shared.metrics.action_failures);
                 self.complain(&chain(&failure));

@@ -20,6 +20,7 @@ use quorate_pg::{Instance, Settings};
 use tokio::task::JoinHandle;
 
 use crate::error::WriteError;
+use crate::fence::State;
 use crate::metrics::Metrics;
 use crate::operation::Slot;
 use crate::shared::Shared;
@@ -32,6 +33,10 @@ const REWIND_DEADLINE: Duration = Duration::from_secs(3600);
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
 /// For a move of the store's leadership.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Until what was done to PostgreSQL shows in its answers.
+const SHOWS: Duration = Duration::from_millis(50);
+/// Until a WAL receiver that was told where to go streams.
+const CONNECTS: Duration = Duration::from_millis(200);
 /// How often a clone tells how far it is.
 const PROGRESS: Duration = Duration::from_secs(3);
 
@@ -86,14 +91,52 @@ pub(crate) enum Failure {
     SlotTaken(quorate_ha::OperationKind),
 }
 
+/// When the effect of an action can be seen, if nothing else will wake the loop to see it: writes of keys come back by
+/// the watch and operations by their end, but what was done to PostgreSQL directly is seen by looking.
+fn shows_after(action: &Action) -> Option<Duration> {
+    match action {
+        Action::Fence
+        | Action::StopReceiver
+        | Action::SetSynchronousStandbyNames { .. }
+        | Action::ConfirmSyncEffective { .. } => Some(SHOWS),
+        Action::Follow { .. } => Some(CONNECTS),
+        Action::GrantMemberLease { .. }
+        | Action::RenewMemberLease { .. }
+        | Action::PublishMember { .. }
+        | Action::AcquireLock { .. }
+        | Action::RenewPrimaryLease { .. }
+        | Action::ReleaseLock { .. }
+        | Action::ClaimInitialize { .. }
+        | Action::WriteInitialize { .. }
+        | Action::AbandonInitialize { .. }
+        | Action::WriteConfig { .. }
+        | Action::WriteSync { .. }
+        | Action::WriteHistory { .. }
+        | Action::WriteStatus { .. }
+        | Action::ClearFailoverRequest { .. }
+        | Action::MoveStoreLeadership
+        | Action::SetSlots { .. }
+        | Action::Checkpoint
+        | Action::Bootstrap
+        | Action::Clone { .. }
+        | Action::Rewind { .. }
+        | Action::StartAsStandby { .. }
+        | Action::StartAsPrimary { .. }
+        | Action::Promote { .. }
+        | Action::Stop { .. }
+        | Action::Restart { .. } => None,
+    }
+}
+
 impl Execution<'_> {
-    /// All of them, or up to the first failure.
-    pub(crate) async fn run(&mut self, actions: Vec<Action>) -> Result<(), Failure> {
+    /// All of them, or up to the first failure. Answers when to look again because of what was done, at the latest.
+    pub(crate) async fn run(&mut self, actions: Vec<Action>) -> Result<Option<Duration>, Failure> {
+        let look_again = actions.iter().filter_map(shows_after).min();
         for action in actions {
             tracing::debug!(?action, "performing");
             self.perform(action).await?;
         }
-        Ok(())
+        Ok(look_again)
     }
 
     async fn perform(&mut self, action: Action) -> Result<(), Failure> {
@@ -357,6 +400,10 @@ impl Execution<'_> {
     // --- PostgreSQL -----------------------------------------------------------------------------------------------
 
     async fn fence(&mut self) -> Result<(), Failure> {
+        if let State::Fenced(_) = *self.shared.fence.watch().borrow() {
+            // The deadline came first. It is done, and the thread is on watch.
+            return Ok(());
+        }
         let fenced = self.shared.fence.request();
         // The fence first: an operation that hangs while it is aborted must not delay it. What the operation may have
         // started meanwhile is hit by the fence's watch.

@@ -59,7 +59,9 @@ impl Metrics {
     /// A fence ended.
     pub fn fenced(&self, margin: Option<Margin>) {
         Metrics::count(&self.fences);
-        *self.margin.lock() = margin;
+        if margin.is_some() {
+            *self.margin.lock() = margin;
+        }
     }
 
     /// The page.

@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{Cluster, available, dynamic, log, until};
+use quorate_node::clock::boottime;
 use serde_json::json;
 
 async fn all_streaming(cluster: &Cluster, replicas: usize) {
@@ -71,5 +72,81 @@ async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
         })
         .await;
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn in_synchronous_mode_what_was_acknowledged_survives_the_loss_of_the_primary() {
+    if !available() {
+        return;
+    }
+    log();
+    let mut dynamic = dynamic();
+    dynamic["synchronous_mode"] = json!("on");
+    let mut cluster = Cluster::new(&["node1", "node2", "node3"], dynamic);
+    cluster.start().await;
+    let mut at = cluster.primary().await;
+    cluster.peers[at].sql("create table t (n int primary key)").await.unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 0..2 {
+        all_streaming(&cluster, 2).await;
+        until("commits that wait for a standby", || async {
+            cluster.peers[at].value("show synchronous_standby_names").await.filter(|names| !names.is_empty())
+        })
+        .await;
+        let session = cluster.peers[at].session().await.unwrap();
+        for n in 0..200 {
+            let n = round * 1000 + n;
+            session.batch_execute(&format!("insert into t values ({n})")).await.unwrap();
+            acknowledged.push(n.to_string());
+        }
+        let begun = Instant::now();
+        cluster.peers[at].kill();
+        let lost = std::mem::replace(&mut at, cluster.primary().await);
+        assert_ne!(lost, at);
+        let rows =
+            cluster.peers[at].value("select coalesce(string_agg(n::text, ',' order by n), '') from t").await;
+        let rows: Vec<_> = rows.unwrap().split(',').map(str::to_owned).collect();
+        assert_eq!(rows, acknowledged, "nothing lost, nothing invented");
+        // Not before its own synchronous standby is listed again.
+        until("writes again", || cluster.peers[at].sql("create table if not exists w (n int)")).await;
+        tracing::info!(elapsed_ms = begun.elapsed().as_millis(), round, "failed over");
+        cluster.peers[lost].start_node().await;
+        cluster.peers[lost].start_agent().await;
+    }
+    all_streaming(&cluster, 2).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_nodes_lost_stop_the_writes_in_time_and_one_that_returns_brings_them_back() {
+    if !available() {
+        return;
+    }
+    log();
+    let mut cluster = Cluster::new(&["node1", "node2", "node3"], dynamic());
+    cluster.start().await;
+    let primary = cluster.primary().await;
+    cluster.peers[primary].sql("create table t (n int)").await.unwrap();
+    all_streaming(&cluster, 2).await;
+    let others: Vec<_> = (0..3).filter(|at| *at != primary).collect();
+    for at in &others {
+        cluster.peers[*at].kill();
+    }
+    let newest_renewal = boottime();
+    let peer = &cluster.peers[primary];
+    until("the end of writes", || async {
+        peer.sql("insert into t values (1)").await.is_none().then_some(())
+    })
+    .await;
+    assert!(boottime() < newest_renewal + Duration::from_secs(5), "fenced before the lease could have ended");
+
+    let begun = Instant::now();
+    cluster.peers[others[0]].start_node().await;
+    cluster.peers[others[0]].start_agent().await;
+    let again = cluster.primary().await;
+    until("writes again", || cluster.peers[again].sql("insert into t values (2)")).await;
+    tracing::info!(elapsed_ms = begun.elapsed().as_millis(), again, primary, "writable again");
+    all_streaming(&cluster, 1).await;
     cluster.stop().await;
 }
