@@ -21,6 +21,17 @@ async fn all_streaming(cluster: &Cluster, replicas: usize) {
     .await;
 }
 
+/// The ticks of each agent so far.
+async fn ticks(cluster: &Cluster) -> Vec<u64> {
+    let mut ticks = Vec::new();
+    for peer in &cluster.peers {
+        let (_, page) = peer.request("GET", "/metrics", None).await.unwrap();
+        let line = page.lines().find(|line| line.starts_with("quorate_ticks_total")).unwrap();
+        ticks.push(line.rsplit(' ').next().unwrap().parse().unwrap());
+    }
+    ticks
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
     if !available() {
@@ -35,6 +46,13 @@ async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
     tracing::info!(elapsed_ms = begun.elapsed().as_millis(), "first write");
     all_streaming(&cluster, 2).await;
     tracing::info!(elapsed_ms = begun.elapsed().as_millis(), "all streaming");
+
+    // At rest nobody keeps anybody busy: a tick per second and node, and a few for what has just changed.
+    let before = ticks(&cluster).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for (before, after) in before.into_iter().zip(ticks(&cluster).await) {
+        assert!((3..=10).contains(&(after - before)), "{before} to {after} ticks in 4 s");
+    }
 
     // The primary's node is lost.
     let begun = Instant::now();
@@ -72,6 +90,17 @@ async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
         })
         .await;
     }
+
+    // An orderly stop of the primary's agent hands over: nobody waits for a lease.
+    let begun = Instant::now();
+    let agent = cluster.peers[first].agent.take().unwrap();
+    agent.shutdown(Duration::from_secs(20), false).await;
+    assert_eq!(cluster.peers[first].postmaster(), None, "PostgreSQL is stopped");
+    let third = cluster.primary().await;
+    until("writes", || cluster.peers[third].sql("insert into t values (4)")).await;
+    tracing::info!(elapsed_ms = begun.elapsed().as_millis(), "handed over");
+    assert!(begun.elapsed() < Duration::from_secs(4), "sooner than any lease ends");
+    assert_eq!(cluster.peers[third].value("select count(*) from t").await.as_deref(), Some("4"));
     cluster.stop().await;
 }
 
