@@ -158,11 +158,13 @@ impl<'o> Context<'o> {
             Some(_) | None => data.timeline,
         }
     }
-    /// Was this node primary on a timeline that the cluster knows as somebody else's?
+    /// Was this node primary, or about to be, on a timeline that the cluster knows as somebody else's? (Not if it has got
+    /// to a later one since. The control file may still name the parent of what lies in its WAL.)
     pub(crate) fn usurped(&self) -> Option<TimelineId> {
-        let timeline = self.initialised()?.was_primary_on?;
+        let data = self.initialised()?;
+        let timeline = data.was_primary_on?;
         let leader = self.history().leader_of(timeline)?;
-        (leader != self.me && self.initialised()?.timeline == timeline).then_some(timeline)
+        (leader != self.me && data.timeline <= timeline).then_some(timeline)
     }
 
     // --- what is done in every tick -----------------------------------------------------------------------------

@@ -99,7 +99,13 @@ fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
     }
     let current = context.history().current();
     if let Some(timeline) = data.was_primary_on {
-        if context.timeline_of(data) >= current {
+        if timeline < current && data.timeline >= current {
+            return start(
+                context,
+                "starting as a secondary: I have followed the current timeline since I was primary",
+            );
+        }
+        if timeline >= current {
             let reason = "waiting for the leader to be promoted: I was primary on the current timeline";
             return context.idle(Vec::new(), reason);
         }

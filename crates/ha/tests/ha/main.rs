@@ -2,4 +2,5 @@
 
 mod print;
 mod scripts;
+mod sync_rules;
 mod world;

@@ -1,1 +1,1125 @@
-//! Later.
+//! A simulation of whole clusters: three nodes' `decide` against a model of the store (revisions, guards, leases that expire,
+//! loss of the quorum) and of PostgreSQL (timelines, WAL as a list of records, standbys that confirm). Faults come from a
+//! seed; safety is checked at every event; then everything heals and the cluster must come back by itself.
+//!
+//! What the model keeps from the real thing: an observation is older than the actions that follow from it; an action may take effect
+//! although its answer is lost; `pg_rewind` sees timeline numbers only and is blind to two histories under one; the fence has a thread of
+//! its own, armed by what renewals confirmed; leases are re-armed when the quorum returns.
+//! What it leaves out: pauses of PostgreSQL itself in asynchronous mode (they need the guard process), and clocks that drift.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorate_ha::cluster::*;
+use quorate_ha::facts::*;
+use quorate_ha::*;
+use serde_json::json;
+
+use crate::scripts::{key, policy};
+
+const NAMES: [&str; 3] = ["n1", "n2", "n3"];
+const STEP: u64 = 20;
+const TTL: u64 = 5_000;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// One WAL record: the timeline it was written on, and which it is.
+type Record = (u32, u64);
+
+#[derive(Clone)]
+struct Data {
+    state: ControlState,
+    timeline: u32,
+    wal: Vec<Record>,
+    fork: Option<Fork>,
+    standby_signal: bool,
+    was_primary_on: Option<u32>,
+    half_rewound: bool,
+}
+
+#[derive(Clone, PartialEq)]
+enum Server {
+    Stopped,
+    Primary { since: u64, checkpoint_at: u64 },
+    Standby,
+}
+
+struct Node {
+    up: bool,
+    cut: bool,
+    data: Option<Data>,
+    server: Server,
+    /// The lock's create revision that it was promoted or started under.
+    epoch: i64,
+    upstream: Option<usize>,
+    names: String,
+    effective: Option<SyncEffective>,
+    /// Commits not acknowledged yet, as lengths of the WAL.
+    pending: Vec<(usize, u64)>,
+    // The agent.
+    next_tick: u64,
+    due: Option<(u64, Decision)>,
+    operation: OperationFacts,
+    ends: Option<(u64, Action)>,
+    member_lease: Option<LeaseFacts>,
+    primary_lease: Option<LeaseFacts>,
+    armed: Option<u64>,
+    watching_since: i64,
+    absent_since: Option<(i64, u64)>,
+    silent_since: Option<u64>,
+    remembered: BTreeMap<String, MemberRecord>,
+}
+
+#[derive(Clone)]
+struct Lease {
+    expires: u64,
+}
+
+struct World {
+    seed: u64,
+    rng: Rng,
+    now: u64,
+    sync_mode: bool,
+    nodes: Vec<Node>,
+    // The store.
+    revision: i64,
+    view: ClusterView,
+    lock_deleted_at: i64,
+    leases: BTreeMap<i64, Lease>,
+    next_lease: i64,
+    electing_until: u64,
+    available: bool,
+    // What was promised.
+    next_record: u64,
+    acknowledged: BTreeSet<u64>,
+    last_epoch: i64,
+    promotions: u32,
+    log: Vec<String>,
+}
+
+fn at(ms: u64) -> Moment {
+    Moment(Duration::from_millis(1_000_000 + ms))
+}
+
+fn ms(moment: Moment) -> u64 {
+    moment.0.as_millis() as u64 - 1_000_000
+}
+
+impl World {
+    fn new(seed: u64, sync_mode: bool) -> World {
+        let node = || Node {
+            up: true,
+            cut: false,
+            data: None,
+            server: Server::Stopped,
+            epoch: 0,
+            upstream: None,
+            names: String::new(),
+            effective: None,
+            pending: Vec::new(),
+            next_tick: 0,
+            due: None,
+            operation: OperationFacts::Idle,
+            ends: None,
+            member_lease: None,
+            primary_lease: None,
+            armed: None,
+            watching_since: 1,
+            absent_since: None,
+            silent_since: None,
+            remembered: BTreeMap::new(),
+        };
+        World {
+            seed,
+            rng: Rng(seed),
+            now: 0,
+            sync_mode,
+            nodes: (0..3).map(|_| node()).collect(),
+            revision: 1,
+            view: ClusterView {
+                revision: Revision(1),
+                initialize: None,
+                lock: Lock::Absent { since_revision: Revision(0), since: at(0) },
+                members: BTreeMap::new(),
+                config: None,
+                sync: None,
+                history: None,
+                failover: None,
+                status: None,
+            },
+            lock_deleted_at: 0,
+            leases: BTreeMap::new(),
+            next_lease: 100,
+            electing_until: 0,
+            available: true,
+            next_record: 1,
+            acknowledged: BTreeSet::new(),
+            last_epoch: 0,
+            promotions: 0,
+            log: Vec::new(),
+        }
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        let tail = self.log.len().saturating_sub(120);
+        panic!(
+            "{what}\nat {} ms, seed {}, sync {}\n{}",
+            self.now,
+            self.seed,
+            self.sync_mode,
+            self.log[tail..].join("\n")
+        );
+    }
+
+    fn note(&mut self, node: usize, what: String) {
+        let line = format!("{:>6} {} {what}", self.now, NAMES[node]);
+        self.log.push(line);
+    }
+
+    fn connected(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.nodes[a], &self.nodes[b]);
+        a.up && b.up && !a.cut && !b.cut
+    }
+
+    fn quorum(&self) -> bool {
+        self.now >= self.electing_until && self.nodes.iter().filter(|n| n.up && !n.cut).count() >= 2
+    }
+
+    fn store(&self, node: usize) -> bool {
+        self.quorum() && self.nodes[node].up && !self.nodes[node].cut
+    }
+
+    fn policy(&self, node: usize) -> Policy {
+        policy(
+            NAMES[node],
+            &json!({"ttl": 5, "loop_wait": 1, "retry_timeout": 1, "synchronous_mode": self.sync_mode}),
+        )
+    }
+
+    fn wake_all(&mut self) {
+        for node in 0..3 {
+            let soon = self.now + self.rng.below(40);
+            self.nodes[node].next_tick = self.nodes[node].next_tick.min(soon);
+        }
+    }
+
+    // --- the store --------------------------------------------------------------------------------------------------
+
+    fn changed(&mut self) -> i64 {
+        self.revision += 1;
+        self.view.revision = Revision(self.revision);
+        self.wake_all();
+        self.revision
+    }
+
+    fn expire(&mut self) {
+        let available = self.quorum();
+        if available && !self.available {
+            for lease in self.leases.values_mut() {
+                lease.expires = self.now + TTL;
+            }
+        }
+        self.available = available;
+        if !available {
+            return;
+        }
+        let now = self.now;
+        let dead: Vec<i64> =
+            self.leases.iter().filter(|(_, l)| l.expires <= now).map(|(id, _)| *id).collect();
+        for id in dead {
+            self.revoke(id);
+        }
+    }
+
+    fn revoke(&mut self, id: i64) {
+        self.leases.remove(&id);
+        let lease = Some(LeaseId(id));
+        if self.view.held().is_some_and(|held| held.lease == LeaseId(id)) {
+            self.delete_lock();
+        }
+        let gone: Vec<String> =
+            self.view.members.iter().filter(|(_, m)| m.lease == lease).map(|(n, _)| n.clone()).collect();
+        for name in gone {
+            self.view.members.remove(&name);
+            self.changed();
+        }
+        if self.view.initialize.as_ref().is_some_and(|key| key.lease == lease) {
+            self.view.initialize = None;
+            self.changed();
+        }
+    }
+
+    fn delete_lock(&mut self) {
+        let revision = self.changed();
+        self.lock_deleted_at = revision;
+        self.view.lock = Lock::Absent { since_revision: Revision(revision), since: at(self.now) };
+    }
+
+    fn grant(&mut self) -> LeaseFacts {
+        self.next_lease += 1;
+        self.leases.insert(self.next_lease, Lease { expires: self.now + TTL });
+        LeaseFacts { id: LeaseId(self.next_lease), valid_until: at(self.now + TTL) }
+    }
+
+    fn renew(&mut self, id: LeaseId) -> Option<LeaseFacts> {
+        let expires = self.now + TTL;
+        self.leases.get_mut(&id.0).map(|lease| {
+            lease.expires = expires;
+            LeaseFacts { id, valid_until: at(expires) }
+        })
+    }
+
+    fn guarded(&self, guard: &LockGuard) -> bool {
+        self.view.held().is_some_and(|held| {
+            held.create_revision == guard.create_revision() && held.lease == guard.lease()
+        })
+    }
+
+    // --- PostgreSQL -------------------------------------------------------------------------------------------------
+
+    fn streams(&self, standby: usize) -> Option<usize> {
+        let node = &self.nodes[standby];
+        let upstream = node.upstream?;
+        if node.server != Server::Standby || upstream == standby || !self.connected(standby, upstream) {
+            return None;
+        }
+        let source = &self.nodes[upstream];
+        if source.server == Server::Stopped {
+            return None;
+        }
+        let (mine, theirs) = (&node.data.as_ref()?.wal, &source.data.as_ref()?.wal);
+        theirs.starts_with(mine).then_some(upstream)
+    }
+
+    fn work(&mut self) {
+        for node in 0..3 {
+            if let Some(upstream) = self.streams(node)
+                && !self.rng.one_in(4)
+            {
+                let (wal, timeline) = {
+                    let source = self.nodes[upstream].data.as_ref().unwrap();
+                    (source.wal.clone(), source.timeline)
+                };
+                let data = self.nodes[node].data.as_mut().unwrap();
+                let upto = wal.len().min(data.wal.len() + 1 + self.rng.below(3) as usize);
+                data.wal = wal[..upto].to_vec();
+                data.timeline = if upto == wal.len() { timeline } else { data.wal.last().map_or(1, |r| r.0) };
+            }
+        }
+        for node in 0..3 {
+            let Server::Primary { .. } = self.nodes[node].server else { continue };
+            if self.rng.one_in(3) {
+                let record = self.next_record;
+                self.next_record += 1;
+                let data = self.nodes[node].data.as_mut().unwrap();
+                data.wal.push((data.timeline, record));
+                let length = data.wal.len();
+                self.nodes[node].pending.push((length, record));
+            }
+            self.acknowledge(node);
+        }
+    }
+
+    fn acknowledge(&mut self, node: usize) {
+        let (confirm, members) = parse(&self.nodes[node].names);
+        let flushed: Vec<usize> = (0..3)
+            .filter(|s| members.contains(NAMES[*s]) && self.streams(*s) == Some(node))
+            .map(|s| self.nodes[s].data.as_ref().unwrap().wal.len())
+            .collect();
+        let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.nodes[node].pending)
+            .into_iter()
+            .partition(|(length, _)| flushed.iter().filter(|f| *f >= length).count() >= confirm);
+        self.nodes[node].pending = rest;
+        for (_, record) in done {
+            let epoch = self.nodes[node].epoch;
+            if epoch == 0 {
+                continue; // During the bootstrap nobody is connected.
+            }
+            if epoch < self.last_epoch {
+                self.fail(&format!(
+                    "S1: {} of lock {epoch} acknowledged after lock {}",
+                    NAMES[node], self.last_epoch
+                ));
+            }
+            self.last_epoch = epoch;
+            let promised =
+                self.view.sync.as_ref().is_some_and(|s| s.value.leader.as_deref() == Some(NAMES[node]));
+            if self.sync_mode && promised {
+                self.acknowledged.insert(record);
+            }
+        }
+    }
+
+    fn became_primary(&mut self, node: usize) {
+        let wal: BTreeSet<u64> = self.nodes[node].data.as_ref().unwrap().wal.iter().map(|r| r.1).collect();
+        let lost: Vec<u64> = self.acknowledged.difference(&wal).copied().collect();
+        if !lost.is_empty() {
+            self.fail(&format!(
+                "S3: {} became primary without {} acknowledged commits",
+                NAMES[node],
+                lost.len()
+            ));
+        }
+    }
+
+    fn kill(&mut self, node: usize) {
+        let n = &mut self.nodes[node];
+        n.server = Server::Stopped;
+        n.pending.clear();
+        n.effective = None;
+    }
+
+    // --- the agent --------------------------------------------------------------------------------------------------
+
+    fn observe(&mut self, node: usize) -> Observation {
+        let now = self.now;
+        let store = if self.store(node) {
+            let n = &mut self.nodes[node];
+            n.silent_since = None;
+            let mut view = self.view.clone();
+            match &view.lock {
+                Lock::Held(_) => n.absent_since = None,
+                Lock::Absent { .. } => {
+                    let revision = self.lock_deleted_at.max(if self.lock_deleted_at > 0 {
+                        n.watching_since.min(self.revision)
+                    } else {
+                        0
+                    });
+                    let revision = if self.lock_deleted_at >= n.watching_since {
+                        self.lock_deleted_at
+                    } else {
+                        revision
+                    };
+                    let (known, since) = *n.absent_since.get_or_insert((revision, now));
+                    let revision = known.max(revision);
+                    n.absent_since = Some((revision, since));
+                    view.lock = Lock::Absent { since_revision: Revision(revision), since: at(since) };
+                }
+            }
+            for (name, record) in &view.members {
+                n.remembered.insert(name.clone(), record.value.clone());
+            }
+            StoreFacts::Available(view)
+        } else {
+            let since = *self.nodes[node].silent_since.get_or_insert(now);
+            StoreFacts::Unavailable { since: at(since) }
+        };
+        let replicas = (0..3)
+            .filter(|s| self.streams(*s) == Some(node))
+            .map(|s| {
+                let flushed = Lsn(self.nodes[s].data.as_ref().unwrap().wal.len() as u64);
+                ReplicaFacts {
+                    name: NAMES[s].to_owned(),
+                    streaming: true,
+                    flushed,
+                    replayed: flushed,
+                    sync_state: SyncState::Async,
+                }
+            })
+            .collect();
+        let n = &self.nodes[node];
+        let process = match (&n.server, &n.data) {
+            (Server::Stopped, _) | (_, None) => Process::Stopped,
+            (server, Some(data)) => {
+                let end = Lsn(data.wal.len() as u64);
+                let role = match server {
+                    Server::Primary { since, checkpoint_at } => Role::Primary(PrimaryFacts {
+                        written: end,
+                        since: at(*since),
+                        checkpointed: now >= *checkpoint_at,
+                        replicas,
+                        synchronous_standby_names: n.names.clone(),
+                        sync_effective: n.effective.clone(),
+                        forked: data.fork.clone(),
+                    }),
+                    Server::Standby | Server::Stopped => Role::Standby(StandbyFacts {
+                        received: end,
+                        replayed: end,
+                        receiver: match (self.streams(node), n.upstream) {
+                            (Some(from), _) => Receiver::Streaming { from: endpoint(from) },
+                            (None, Some(_)) => Receiver::Waiting,
+                            (None, None) => Receiver::Gone,
+                        },
+                        upstream: n.upstream.map(endpoint),
+                        replay_paused: false,
+                    }),
+                };
+                Process::Running(Running {
+                    timeline: TimelineId(data.timeline),
+                    role,
+                    server_version: 150_018,
+                    postmaster_start_time: String::new(),
+                    pending_restart: false,
+                    slots: Vec::new(),
+                })
+            }
+        };
+        let data_directory = n.data.as_ref().map_or(DataDirectory::Missing, |data| {
+            DataDirectory::Initialised(Initialised {
+                system_identifier: SystemId(7_710_395_948_784_291_904),
+                state: data.state,
+                timeline: TimelineId(data.timeline),
+                checkpoint: Lsn(0),
+                wal_end: (data.state == ControlState::ShutDown).then_some(Lsn(data.wal.len() as u64)),
+                standby_signal: data.standby_signal,
+                was_primary_on: data.was_primary_on.map(TimelineId),
+                rewind_unfinished: data.half_rewound,
+            })
+        });
+        let mut policy = self.policy(node);
+        policy.use_slots = false;
+        Observation {
+            now: at(now),
+            policy,
+            instance: InstanceFacts { data_directory, process },
+            operation: n.operation.clone(),
+            store,
+            remembered: n.remembered.clone(),
+            member_lease: n.member_lease,
+            primary_lease: n.primary_lease,
+            scheduled_in: None,
+            voters: VoterFacts::default(),
+        }
+    }
+
+    fn may_write(&self, node: usize) -> bool {
+        let n = &self.nodes[node];
+        matches!(n.server, Server::Primary { .. })
+            || matches!(n.ends, Some((_, Action::Promote { .. } | Action::StartAsPrimary { .. })))
+    }
+
+    /// Everything at this moment: the fence first, as its own thread would.
+    fn agent(&mut self, node: usize) {
+        if !self.nodes[node].up {
+            return;
+        }
+        if let Some(deadline) = self.nodes[node].armed
+            && self.now >= deadline
+            && self.may_write(node)
+        {
+            self.note(node, "fence thread".to_owned());
+            self.fence(node);
+        }
+        if self.nodes[node].ends.as_ref().is_some_and(|(at, _)| *at <= self.now) {
+            let (_, action) = self.nodes[node].ends.take().unwrap();
+            self.finish(node, &action);
+        }
+        if self.nodes[node].due.as_ref().is_some_and(|(at, _)| *at <= self.now) {
+            let (_, decision) = self.nodes[node].due.take().unwrap();
+            for action in decision.actions {
+                let text = crate::print::action(&action);
+                let result = self.perform(node, action);
+                let quiet = text.starts_with("renew")
+                    || text.starts_with("publish")
+                    || text.starts_with("write /status");
+                if !quiet || result.is_err() {
+                    self.note(node, format!("{text}: {result:?}"));
+                }
+                if result.is_err() {
+                    let soon = self.now + 200;
+                    self.nodes[node].next_tick = self.nodes[node].next_tick.min(soon);
+                    break;
+                }
+            }
+        }
+        if self.nodes[node].due.is_none() && self.nodes[node].next_tick <= self.now {
+            let observation = self.observe(node);
+            let decision = decide(&observation);
+            if decision.reason.fatal {
+                self.fail(&format!("{} ends: {}", NAMES[node], decision.reason));
+            }
+            let line = format!("says \"{}\"", decision.reason);
+            let mark = NAMES[node];
+            let said = self.log.iter().rev().find(|l| l.contains(mark) && l.contains("says"));
+            if said.is_none_or(|said| !said.ends_with(&line)) {
+                self.note(node, line);
+            }
+            let delay = if self.rng.one_in(60) { self.rng.below(1500) } else { self.rng.below(50) };
+            let wake = decision.wake.unwrap_or(Duration::from_secs(1)).as_millis() as u64;
+            self.nodes[node].next_tick = self.now + delay + wake.max(STEP);
+            self.nodes[node].due = Some((self.now + delay, decision));
+        }
+    }
+
+    fn fence(&mut self, node: usize) {
+        self.kill(node);
+        let n = &mut self.nodes[node];
+        if n.ends.take().is_some() {
+            n.operation = match &n.operation {
+                OperationFacts::Running { kind, .. } => OperationFacts::Finished {
+                    kind: *kind,
+                    at: at(self.now),
+                    outcome: Outcome::Failed { why: "aborted by the fence".to_owned() },
+                },
+                other => other.clone(),
+            };
+        }
+        if let Some(data) = &mut n.data {
+            data.standby_signal = true;
+        }
+        n.armed = None;
+        n.next_tick = self.now;
+    }
+
+    fn begin(&mut self, node: usize, action: Action, longest: u64) -> Result<(), &'static str> {
+        if self.nodes[node].ends.is_some() {
+            return Err("the slot is taken");
+        }
+        let kind = action.operation().expect("a long one");
+        self.nodes[node].operation = OperationFacts::Running { kind, started: at(self.now) };
+        let end = self.now + 50 + self.rng.below(longest);
+        self.nodes[node].ends = Some((end, action));
+        self.nodes[node].next_tick = self.now;
+        Ok(())
+    }
+
+    fn arm(&mut self, node: usize) {
+        let fence_at =
+            self.nodes[node].primary_lease.map(|l| budget::fence_at(&self.policy(node), l.valid_until));
+        self.nodes[node].armed = fence_at.map(ms);
+    }
+
+    fn perform(&mut self, node: usize, action: Action) -> Result<(), &'static str> {
+        let name = NAMES[node].to_owned();
+        let talks = match &action {
+            Action::Fence
+            | Action::Follow { .. }
+            | Action::StopReceiver
+            | Action::SetSynchronousStandbyNames { .. }
+            | Action::ConfirmSyncEffective { .. }
+            | Action::SetSlots { .. }
+            | Action::Checkpoint
+            | Action::MoveStoreLeadership
+            | Action::Bootstrap
+            | Action::Clone { .. }
+            | Action::Rewind { .. }
+            | Action::StartAsStandby { .. }
+            | Action::Stop { .. }
+            | Action::Restart { .. } => false,
+            Action::GrantMemberLease { .. }
+            | Action::RenewMemberLease { .. }
+            | Action::PublishMember { .. }
+            | Action::AcquireLock { .. }
+            | Action::RenewPrimaryLease { .. }
+            | Action::ReleaseLock { .. }
+            | Action::ClaimInitialize { .. }
+            | Action::WriteInitialize { .. }
+            | Action::AbandonInitialize { .. }
+            | Action::WriteConfig { .. }
+            | Action::WriteSync { .. }
+            | Action::WriteHistory { .. }
+            | Action::WriteStatus { .. }
+            | Action::ClearFailoverRequest { .. }
+            | Action::StartAsPrimary { .. }
+            | Action::Promote { .. } => true,
+        };
+        if talks && !self.store(node) {
+            return Err("the store does not answer");
+        }
+        // The answer may be lost although it took effect.
+        let lost = talks && self.rng.one_in(200);
+        match action {
+            Action::GrantMemberLease { .. } => {
+                let lease = self.grant();
+                if !lost {
+                    self.nodes[node].member_lease = Some(lease);
+                }
+            }
+            Action::RenewMemberLease { lease, .. } => {
+                let renewed = self.renew(lease);
+                if !lost {
+                    self.nodes[node].member_lease = renewed;
+                }
+            }
+            Action::PublishMember { lease, record } => {
+                if !self.leases.contains_key(&lease.0) {
+                    return Err("lease not found");
+                }
+                let before = self.view.members.get(&name).map(|key| key.value.clone());
+                let positions = |r: &MemberRecord| MemberRecord {
+                    xlog_location: None,
+                    receive_lsn: None,
+                    replay_lsn: None,
+                    ..r.clone()
+                };
+                if before.as_ref().map(positions) == Some(positions(&record)) {
+                    self.revision += 1;
+                    self.view.revision = Revision(self.revision);
+                } else {
+                    self.changed();
+                }
+                let written = key(record, self.revision, Some(lease.0));
+                self.view.members.insert(name, written);
+            }
+            Action::AcquireLock { sync, .. } => {
+                let lease = self.grant();
+                if self.view.held().is_some() || KeyGuard::of(self.view.sync.as_ref()) != sync {
+                    self.revoke(lease.id.0);
+                    return Err("compare failed");
+                }
+                let create_revision = Revision(self.changed());
+                self.view.lock = Lock::Held(Held { holder: name, lease: lease.id, create_revision });
+                if !lost {
+                    self.nodes[node].primary_lease = Some(lease);
+                    if self.nodes[node].epoch == 0
+                        || matches!(self.nodes[node].server, Server::Primary { .. })
+                    {
+                        self.nodes[node].epoch = create_revision.0;
+                    }
+                    if self.may_write(node) {
+                        self.arm(node);
+                    }
+                }
+            }
+            Action::RenewPrimaryLease { lock, .. } => {
+                let renewed = self.renew(lock.lease);
+                if lost {
+                    return Err("the answer was lost");
+                }
+                self.nodes[node].primary_lease = renewed;
+                if renewed.is_none() {
+                    return Err("unknown lease");
+                }
+                if self.may_write(node) {
+                    self.arm(node);
+                }
+            }
+            Action::ReleaseLock { guard, status } => {
+                if matches!(self.nodes[node].server, Server::Primary { .. }) {
+                    self.fail("released the lock while it may write");
+                }
+                let held = self.guarded(&guard);
+                self.nodes[node].primary_lease = None;
+                if !held {
+                    return Err("compare failed");
+                }
+                if let Some(status) = status {
+                    let revision = self.changed();
+                    self.view.status = Some(key(status, revision, None));
+                }
+                self.revoke(guard.lease().0);
+            }
+            Action::ClaimInitialize { lease } => {
+                if self.view.initialize.is_some() || !self.leases.contains_key(&lease.0) {
+                    return Err("compare failed");
+                }
+                let revision = self.changed();
+                self.view.initialize = Some(key(Initialize::Claimed, revision, Some(lease.0)));
+            }
+            Action::WriteInitialize { guard, system_identifier } => {
+                if KeyGuard::of(self.view.initialize.as_ref()) != guard {
+                    return Err("compare failed");
+                }
+                let revision = self.changed();
+                self.view.initialize = Some(key(Initialize::Done(system_identifier), revision, None));
+            }
+            Action::AbandonInitialize { .. } => {
+                self.view.initialize = None;
+                self.changed();
+            }
+            Action::WriteConfig { guard, document } => {
+                if KeyGuard::of(self.view.config.as_ref()) != guard {
+                    return Err("compare failed");
+                }
+                let revision = self.changed();
+                self.view.config = Some(key(document, revision, None));
+            }
+            Action::WriteSync { guard, sync, document } => {
+                if !self.guarded(&guard) || KeyGuard::of(self.view.sync.as_ref()) != sync {
+                    return Err("compare failed");
+                }
+                let revision = self.changed();
+                self.view.sync = document.map(|document| key(document, revision, None));
+            }
+            Action::WriteHistory { guard, history, document } => {
+                if !self.guarded(&guard) || KeyGuard::of(self.view.history.as_ref()) != history {
+                    return Err("compare failed");
+                }
+                let before = self.view.history.as_ref().map_or(TimelineId(1), |key| key.value.current());
+                if document.current() <= before {
+                    self.fail(&format!("S5: history goes from timeline {before} to {}", document.current()));
+                }
+                let revision = self.changed();
+                self.view.history = Some(key(document, revision, None));
+                self.promotions += 1;
+            }
+            Action::WriteStatus { guard, status } => {
+                if !self.guarded(&guard) {
+                    return Err("compare failed");
+                }
+                self.revision += 1;
+                self.view.status = Some(key(status, self.revision, None));
+            }
+            Action::ClearFailoverRequest { guard } => {
+                if KeyGuard::of(self.view.failover.as_ref()) != guard {
+                    return Err("compare failed");
+                }
+                let revision = self.changed();
+                self.view.failover = Some(key(FailoverRequest::default(), revision, None));
+            }
+            Action::MoveStoreLeadership | Action::SetSlots { .. } | Action::Checkpoint => {}
+            Action::Fence => self.fence(node),
+            Action::Follow { upstream, .. } => {
+                self.nodes[node].upstream = NAMES.iter().position(|n| *n == upstream.name);
+            }
+            Action::StopReceiver => {
+                self.nodes[node].upstream = None;
+                self.nodes[node].next_tick = self.now;
+            }
+            Action::SetSynchronousStandbyNames { names } => {
+                self.nodes[node].names = names;
+                self.nodes[node].effective = None;
+            }
+            Action::ConfirmSyncEffective { names } => {
+                let Server::Primary { .. } = self.nodes[node].server else { return Err("not a primary") };
+                if self.rng.one_in(10) || self.nodes[node].names != names {
+                    return Err("a walsender has not read it yet");
+                }
+                let length = self.nodes[node].data.as_ref().unwrap().wal.len() as u64;
+                self.nodes[node].effective = Some(SyncEffective { names, at: Lsn(length) });
+            }
+            Action::StartAsPrimary { ref guard, .. } => {
+                if !self.guarded(guard) {
+                    return Err("compare failed");
+                }
+                self.arm(node);
+                self.begin(node, action, 1000)?;
+            }
+            Action::Promote { ref guard, .. } => {
+                if !self.guarded(guard) {
+                    return Err("compare failed");
+                }
+                if self.nodes[node].server != Server::Standby {
+                    return Err("no standby to promote");
+                }
+                let current = self.view.history.as_ref().map_or(1, |key| key.value.current().0);
+                let data = self.nodes[node].data.as_mut().unwrap();
+                let behind = data.timeline < current;
+                data.was_primary_on = Some(data.timeline + 1);
+                if behind {
+                    self.fail(&format!("S7: {} is promoted from a timeline behind {current}", NAMES[node]));
+                }
+                self.arm(node);
+                self.begin(node, action, 300)?;
+            }
+            Action::Bootstrap => self.begin(node, action, 800)?,
+            Action::Clone { .. } => {
+                self.kill(node);
+                self.begin(node, action, 1500)?;
+            }
+            Action::Rewind { .. } => {
+                self.kill(node);
+                if let Some(data) = &mut self.nodes[node].data {
+                    data.half_rewound = true;
+                }
+                self.begin(node, action, 1000)?;
+            }
+            Action::StartAsStandby { .. } => {
+                if let Some(data) = &mut self.nodes[node].data {
+                    data.standby_signal = true;
+                }
+                self.begin(node, action, 500)?;
+            }
+            Action::Stop { .. } => self.begin(node, action, 1000)?,
+            Action::Restart { .. } => return Err("nobody asks for it here"),
+        }
+        if lost { Err("the answer was lost") } else { Ok(()) }
+    }
+
+    fn finish(&mut self, node: usize, action: &Action) {
+        let done = self.complete(node, action);
+        let kind = action.operation().expect("a long one");
+        self.note(node, format!("{kind}: {done:?}"));
+        let outcome = match done {
+            Ok(()) => Outcome::Succeeded,
+            Err(why) => Outcome::Failed { why: why.to_owned() },
+        };
+        self.nodes[node].operation = OperationFacts::Finished { kind, at: at(self.now), outcome };
+        self.nodes[node].next_tick = self.now;
+    }
+
+    fn complete(&mut self, node: usize, action: &Action) -> Result<(), &'static str> {
+        if self.rng.one_in(25) && !matches!(action, Action::Stop { .. }) {
+            return Err("bad luck");
+        }
+        let index = |name: &str| NAMES.iter().position(|n| *n == name).unwrap();
+        let now = self.now;
+        match action {
+            Action::Bootstrap => {
+                let record = self.next_record;
+                self.next_record += 1;
+                self.nodes[node].data = Some(Data {
+                    state: ControlState::InProduction,
+                    timeline: 1,
+                    wal: vec![(1, record)],
+                    fork: None,
+                    standby_signal: false,
+                    was_primary_on: Some(1),
+                    half_rewound: false,
+                });
+                self.nodes[node].epoch = 0;
+                self.nodes[node].server = Server::Primary { since: now, checkpoint_at: now };
+            }
+            Action::Clone { from, .. } | Action::Rewind { from } => {
+                let source = index(&from.name);
+                let running = matches!(self.nodes[source].server, Server::Primary { .. });
+                if !running || !self.connected(node, source) {
+                    return Err("the source is gone");
+                }
+                let theirs = self.nodes[source].data.clone().unwrap();
+                if let Action::Rewind { .. } = action {
+                    let data = self.nodes[node].data.as_mut().unwrap();
+                    // Blind to two histories of one timeline.
+                    if data.timeline != theirs.timeline {
+                        let common = data.wal.iter().zip(&theirs.wal).take_while(|(a, b)| a == b).count();
+                        data.wal.truncate(common);
+                        data.timeline = data.wal.last().map_or(1, |r| r.0);
+                    }
+                    data.half_rewound = false;
+                    data.was_primary_on = None;
+                    data.standby_signal = true;
+                    data.state = ControlState::InArchiveRecovery;
+                    data.fork = None;
+                } else {
+                    self.nodes[node].data = Some(Data {
+                        state: ControlState::InArchiveRecovery,
+                        standby_signal: true,
+                        was_primary_on: None,
+                        half_rewound: false,
+                        fork: None,
+                        ..theirs
+                    });
+                }
+                self.nodes[node].upstream = Some(source);
+            }
+            Action::StartAsStandby { upstream, .. } => {
+                self.nodes[node].upstream = upstream.as_ref().map(|u| index(&u.name));
+                self.nodes[node].server = Server::Standby;
+                self.nodes[node].data.as_mut().unwrap().state = ControlState::InArchiveRecovery;
+            }
+            Action::StartAsPrimary { guard, names } => {
+                let data = self.nodes[node].data.as_mut().unwrap();
+                data.was_primary_on = Some(data.timeline);
+                data.standby_signal = false;
+                data.state = ControlState::InProduction;
+                self.nodes[node].names = names.clone();
+                self.nodes[node].epoch = guard.create_revision().0;
+                self.nodes[node].server = Server::Primary { since: now, checkpoint_at: now };
+                self.became_primary(node);
+            }
+            Action::Promote { guard, .. } => {
+                if self.nodes[node].server != Server::Standby {
+                    return Err("it does not run");
+                }
+                let record = self.next_record;
+                self.next_record += 1;
+                let checkpoint_at = now + self.rng.below(500);
+                let data = self.nodes[node].data.as_mut().unwrap();
+                data.fork = Some(Fork {
+                    parent: TimelineId(data.timeline),
+                    at: Lsn(data.wal.len() as u64),
+                    why: "no recovery target specified".to_owned(),
+                    timestamp: String::new(),
+                });
+                data.timeline += 1;
+                data.wal.push((data.timeline, record));
+                data.standby_signal = false;
+                data.state = ControlState::InProduction;
+                self.nodes[node].upstream = None;
+                self.nodes[node].epoch = guard.create_revision().0;
+                self.nodes[node].server = Server::Primary { since: now, checkpoint_at };
+                self.became_primary(node);
+            }
+            Action::Stop { .. } => {
+                // The shutdown checkpoint, which every streaming standby confirms.
+                let record = self.next_record;
+                self.next_record += 1;
+                if let Server::Primary { .. } = self.nodes[node].server {
+                    let data = self.nodes[node].data.as_mut().unwrap();
+                    data.wal.push((data.timeline, record));
+                    let wal = data.wal.clone();
+                    data.state = ControlState::ShutDown;
+                    for standby in 0..3 {
+                        if self.streams(standby) == Some(node) {
+                            self.nodes[standby].data.as_mut().unwrap().wal = wal.clone();
+                        }
+                    }
+                    self.acknowledge(node);
+                }
+                self.kill(node);
+            }
+            other => panic!("{other:?} is not long"),
+        }
+        Ok(())
+    }
+
+    // --- faults -----------------------------------------------------------------------------------------------------
+
+    fn restart_agent(&mut self, node: usize) {
+        let revision = self.revision;
+        let n = &mut self.nodes[node];
+        n.due = None;
+        n.ends = None;
+        n.operation = OperationFacts::Idle;
+        n.member_lease = None;
+        n.primary_lease = None;
+        n.absent_since = None;
+        n.silent_since = None;
+        n.watching_since = revision;
+        n.remembered.clear();
+        n.next_tick = self.now + 100;
+    }
+
+    fn fault(&mut self) {
+        let node = self.rng.below(3) as usize;
+        match self.rng.below(8) {
+            0 | 1 => {
+                self.note(node, "--- node crashes".to_owned());
+                self.kill(node);
+                self.restart_agent(node);
+                self.nodes[node].up = false;
+                self.nodes[node].armed = None;
+            }
+            2 | 3 => {
+                self.note(node, "--- node cut off".to_owned());
+                self.nodes[node].cut = true;
+            }
+            4 => {
+                self.note(node, "--- PostgreSQL crashes".to_owned());
+                self.kill(node);
+                let soon = self.now + self.rng.below(100);
+                self.nodes[node].next_tick = soon;
+            }
+            5 => {
+                self.note(node, "--- agent slow".to_owned());
+                let later = self.now + self.rng.below(4000);
+                if let Some((at, _)) = &mut self.nodes[node].due {
+                    *at = later;
+                }
+                self.nodes[node].next_tick = later;
+            }
+            6 => {
+                let member = (!self.rng.one_in(3)).then(|| NAMES[self.rng.below(3) as usize].to_owned());
+                let leader = self.view.held().map(|held| held.holder.clone());
+                if self.quorum() && leader.is_some() {
+                    self.note(node, format!("--- switchover from {leader:?} to {member:?}"));
+                    let revision = self.changed();
+                    let request = FailoverRequest { leader, member, scheduled_at: None };
+                    self.view.failover = Some(key(request, revision, None));
+                }
+            }
+            _ => {
+                self.note(node, "--- store elects".to_owned());
+                self.electing_until = self.now + 300 + self.rng.below(1500);
+            }
+        }
+    }
+
+    fn repair(&mut self, node: usize) {
+        if !self.nodes[node].up || self.nodes[node].cut {
+            self.note(node, "--- repaired".to_owned());
+            self.nodes[node].up = true;
+            self.nodes[node].cut = false;
+            self.nodes[node].next_tick = self.now;
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += STEP;
+        self.expire();
+        for node in 0..3 {
+            self.agent(node);
+        }
+        self.work();
+    }
+
+    /// One writable primary that holds the lock; the others stream from it, on its timeline.
+    fn settled(&self) -> bool {
+        let Some(held) = self.view.held() else { return false };
+        let Some(holder) = NAMES.iter().position(|n| *n == held.holder) else { return false };
+        let primaries = (0..3).filter(|n| matches!(self.nodes[*n].server, Server::Primary { .. })).count();
+        let timeline = |n: usize| self.nodes[n].data.as_ref().map(|data| data.timeline);
+        let synchronous = !self.sync_mode
+            || self.view.sync.as_ref().is_some_and(|s| s.value.settled().is_some_and(|e| e.confirm == 1));
+        primaries == 1
+            && matches!(self.nodes[holder].server, Server::Primary { .. })
+            && synchronous
+            && (0..3)
+                .filter(|n| *n != holder)
+                .all(|n| self.streams(n) == Some(holder) && timeline(n) == timeline(holder))
+    }
+
+    fn settle(&mut self, longest: u64) {
+        let end = self.now + longest;
+        while !self.settled() {
+            self.step();
+            if self.now > end {
+                self.fail("L1, L2: the cluster does not come back");
+            }
+        }
+    }
+}
+
+fn endpoint(node: usize) -> Endpoint {
+    Endpoint { host: NAMES[node].to_owned(), port: 5432 }
+}
+
+fn parse(names: &str) -> (usize, BTreeSet<String>) {
+    let Some((head, list)) = names.split_once(" (") else { return (0, BTreeSet::new()) };
+    let confirm = head.rsplit(' ').next().unwrap().parse().unwrap();
+    let members = list.trim_end_matches(')').split(',').map(|n| n.trim_matches('"').to_owned()).collect();
+    (confirm, members)
+}
+
+fn run(seed: u64) -> u32 {
+    let mut world = World::new(seed, seed % 2 == 1);
+    world.settle(60_000);
+    let faults = 3 + world.rng.below(10);
+    for _ in 0..faults {
+        world.fault();
+        for _ in 0..world.rng.below(300) {
+            world.step();
+        }
+        for node in 0..3 {
+            if world.rng.one_in(2) {
+                world.repair(node);
+            }
+        }
+    }
+    for node in 0..3 {
+        world.repair(node);
+    }
+    world.settle(90_000);
+    world.promotions
+}
+
+/// Replay one with `QUORATE_SEED=n`; widen with `QUORATE_SCHEDULES=n`.
+#[test]
+fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
+    #[expect(clippy::disallowed_methods, reason = "which schedules to run is for whoever runs the test")]
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("QUORATE_SEED") {
+        run(seed);
+        return;
+    }
+    let schedules = number("QUORATE_SCHEDULES").unwrap_or(600);
+    let promotions: u32 = (1..=schedules).map(run).sum();
+    // A run in which nothing happened proves nothing.
+    assert!(u64::from(promotions) > schedules, "{promotions} promotions in {schedules} schedules");
+}
