@@ -74,6 +74,16 @@ async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
     })
     .await;
 
+    // Cloned again on request, while it runs.
+    let asked = cluster.peers[first].request("POST", "/reinitialize", Some("{}")).await;
+    assert_eq!(asked, Some((200, "reinitialize started".to_owned())));
+    until("it is not streaming", || async {
+        let status = cluster.peers[first].status().await?;
+        (status["state"] == "creating replica").then_some(())
+    })
+    .await;
+    all_streaming(&cluster, 2).await;
+
     // A planned switchover back.
     let begun = Instant::now();
     let names = [second, first].map(|at| cluster.peers[at].name.clone());
