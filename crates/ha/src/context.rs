@@ -132,10 +132,13 @@ impl<'o> Context<'o> {
             .then(|| upstream(&held.holder, record))?
             .map(|upstream| (upstream, record))
     }
-    /// The holder, primary or about to become it.
-    pub(crate) fn holder(&self) -> Option<Upstream> {
+    /// The holder, once its record says that it is a primary, which it does only after `/history` has its timeline.
+    /// Nobody follows it before: WAL of a timeline that was never announced would spread, and when its only primary dies,
+    /// the next one takes the same number (S5).
+    pub(crate) fn announced(&self) -> Option<Upstream> {
         let held = self.view.held()?;
-        upstream(&held.holder, &self.view.members.get(&held.holder)?.value)
+        let record = &self.view.members.get(&held.holder)?.value;
+        (record.role == MemberRole::Primary).then(|| upstream(&held.holder, record))?
     }
     pub(crate) fn slot(&self) -> Option<String> {
         self.policy.use_slots.then(|| slots::name(self.me))
@@ -227,6 +230,19 @@ impl<'o> Context<'o> {
             }
             (Process::Stopped, _) => MemberState::Stopped,
         };
+        // Neither a stall nor a planned stop takes the role away: standbys would stop to receive, and what is written last
+        // would not reach them.
+        let busy = match self.o.instance.process {
+            Process::Unresponsive { .. } | Process::Stopping { .. } => true,
+            Process::Starting { as_standby, .. } => !as_standby,
+            Process::Stopped | Process::Running(_) => false,
+        };
+        if busy
+            && matches!(self.holding, Holding::Mine { .. })
+            && self.initialised().is_some_and(|data| !data.standby_signal)
+        {
+            record.role = MemberRole::Primary;
+        }
         let Some(running) = self.running() else { return record };
         record.timeline = Some(running.timeline);
         record.pending_restart = running.pending_restart;

@@ -137,7 +137,7 @@ fn start(context: &Context<'_>, reason: &str) -> Decision {
     {
         return context.idle(Vec::new(), format!("failed to start PostgreSQL: {why}"));
     }
-    let upstream = context.holder();
+    let upstream = context.announced();
     let slot = upstream.as_ref().and_then(|_| context.slot());
     context.idle(vec![Action::StartAsStandby { upstream, slot }], reason).within(SOON * 4)
 }

@@ -4,7 +4,7 @@ use crate::action::{Action, Decision};
 use crate::bootstrap;
 use crate::candidate;
 use crate::context::{Context, Holding, SOON};
-use crate::facts::{OperationKind, Running, StandbyFacts};
+use crate::facts::{OperationKind, Receiver, Running, StandbyFacts};
 use crate::rejoin;
 
 pub(crate) fn decide(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> Decision {
@@ -31,12 +31,21 @@ fn follow(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> D
             &format!("my WAL goes beyond the end of timeline {}", running.timeline),
         );
     }
-    let Some(upstream) = context.holder() else {
-        return context.idle(Vec::new(), "waiting for the leader to publish its address");
+    let Some(upstream) = context.announced() else {
+        let stop = if standby.upstream.is_some() { vec![Action::StopReceiver] } else { Vec::new() };
+        return context.idle(stop, "waiting for the leader to announce itself as primary");
     };
     let reason =
         format!("no action. I am ({}), a secondary, and following a leader ({})", context.me, upstream.name);
     if standby.upstream.as_ref() == Some(&upstream.endpoint) {
+        // A primary that died before it wrote its line leaves a gap in `/history`: whether we are beyond the end of our
+        // timeline is for pg_rewind to find out. Who streams is not.
+        let streaming = matches!(standby.receiver, Receiver::Streaming { .. });
+        let history = context.history();
+        if !streaming && running.timeline < history.current() && history.end_of(running.timeline).is_none() {
+            let why = format!("/history does not say where timeline {} ended", running.timeline);
+            return rejoin::rewind(context, &why);
+        }
         return context.idle(Vec::new(), reason);
     }
     context.idle(vec![Action::Follow { upstream, slot: context.slot() }], reason)

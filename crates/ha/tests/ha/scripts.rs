@@ -376,6 +376,15 @@ impl Script {
                 let at = words.lsn("at")?.unwrap_or_default();
                 self.primary()?.sync_effective = Some(SyncEffective { names: words.first().to_owned(), at });
             }
+            "history-line-missing" => {
+                let line = words.first().parse()?;
+                let history = self.view()?.history.as_mut().ok_or("no history")?;
+                history.value.0.retain(|l| l.timeline != TimelineId(line));
+            }
+            "not-streaming" => match &mut self.running()?.role {
+                Role::Standby(facts) => facts.receiver = Receiver::Waiting,
+                Role::Primary(_) => return Err("not a standby".into()),
+            },
             "noslots" => self.running()?.slots.clear(),
             "was_primary_on" => {
                 self.data()?.was_primary_on = Some(TimelineId(words.first().parse()?));
