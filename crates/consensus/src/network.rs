@@ -15,6 +15,10 @@
 //!
 //! Every call ends within a deadline. For the append stream, which lives as long as a leadership, the deadline is on
 //! progress: requests that are out and unanswered for [`PROGRESS`] end the stream, and openraft opens another one.
+//!
+//! A peer that is down is tried again every [`RETRY`]. openraft waits that long *inside* the stream of requests, before it
+//! yields the first one; a connect that fails before anybody asks for a request would never wait. So the first request is
+//! taken before the connection is looked at.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -223,7 +227,16 @@ impl NetworkFactory {
     }
 
     fn network(&self, target: u64, node: &Node, lane: Lane) -> Network {
-        Network { peers: self.peers.clone(), cluster: self.cluster, target, url: node.url.clone(), lane }
+        let (peers, url) = (self.peers.clone(), node.url.clone());
+        Network {
+            peers,
+            cluster: self.cluster,
+            target,
+            name: node.name.clone(),
+            url,
+            lane,
+            link: Link::Untried,
+        }
     }
 }
 
@@ -248,12 +261,38 @@ pub(crate) struct Network {
     peers: Peers,
     cluster: u64,
     target: u64,
+    name: String,
     url: String,
     /// Where `stream_append` goes; votes and transfers always take the urgent lane.
     lane: Lane,
+    link: Link,
+}
+
+/// Whether the last append stream could be opened: one log line for each change, not for each attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Untried,
+    Up,
+    Lost,
 }
 
 impl Network {
+    fn note<T>(&mut self, opened: &Result<T, RPCError<TypeConfig>>) {
+        let now = if opened.is_ok() { Link::Up } else { Link::Lost };
+        let before = std::mem::replace(&mut self.link, now);
+        // Entries and heartbeats go to the same peer: one of them speaks.
+        if self.lane != Lane::Append || before == now {
+            return;
+        }
+        match opened {
+            Ok(_) if before == Link::Lost => {
+                tracing::info!(peer = %self.name, url = %self.url, "peer is back")
+            }
+            Ok(_) => tracing::debug!(peer = %self.name, url = %self.url, "peer reached"),
+            Err(error) => tracing::warn!(peer = %self.name, url = %self.url, %error, "peer lost"),
+        }
+    }
+
     fn client(&self, lane: Lane) -> Result<RaftClient<Channel>, RPCError<TypeConfig>> {
         let channel = self.peers.channel(&self.url, lane).map_err(|status| rpc_error(&status))?;
         Ok(RaftClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
@@ -351,7 +390,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -364,14 +403,22 @@ impl RaftNetworkV2<TypeConfig> for Network {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // Here openraft's pause between attempts happens.
+            let Some(first) = input.next().await else {
+                let nothing: BoxStream<'s, _> = Box::pin(futures_util::stream::empty());
+                return Ok(nothing);
+            };
             let unanswered = Arc::new(AtomicU64::new(0));
             let counter = Arc::clone(&unanswered);
-            let requests = input.map(move |request| {
+            let requests = futures_util::stream::once(std::future::ready(first)).chain(input);
+            let requests = requests.map(move |request| {
                 counter.fetch_add(1, Ordering::Relaxed);
                 append_to_wire(&request)
             });
             let mut client = self.client(self.lane)?;
-            let responses = within(SETUP, client.append(self.request(requests))).await?;
+            let opened = within(SETUP, client.append(self.request(requests))).await;
+            self.note(&opened);
+            let responses = opened?;
             let answers = futures_util::stream::unfold(Some((responses, unanswered)), |state| async move {
                 let (mut responses, unanswered) = state?;
                 let mut stalled = false;

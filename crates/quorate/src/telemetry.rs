@@ -9,8 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::LogFormat;
 
-/// Libraries whose chatter at `info` says nothing to an operator.
-const QUIET: &str = "h2=warn,hyper=warn,tower=warn,tonic=warn,openraft=warn,sled=warn,tokio_postgres=warn";
+/// Libraries whose chatter at `info` says nothing to an operator; openraft's at `warn` repeats for every attempt what
+/// `consensus` says once (peer lost, peer back).
+const QUIET: &str = "h2=warn,hyper=warn,tower=warn,tonic=warn,openraft=error,sled=warn,tokio_postgres=warn";
 
 /// Installs the subscriber of the process. Called once, before anything is logged; a second call changes nothing.
 pub fn init(level: &str, format: LogFormat) {
