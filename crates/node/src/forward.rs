@@ -71,6 +71,8 @@ impl Inner {
     }
 
     pub(crate) async fn propose(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
+        // Bytes that no member can decode must not get into the log: every one of them would stop at it.
+        command.check_depth().map_err(ProposeError::Rejected)?;
         let proposal = Proposal::encode(&command);
         if proposal.len() > self.config.max_request_bytes {
             return Err(ProposeError::TooLarge);

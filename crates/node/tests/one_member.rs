@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Cluster, PATIENCE, command, events, eventually, get, get_all, insist, put, put_with_lease};
 use quorate_node::{Config, Node, ProposeError, WatchItem, WatchSpec};
-use quorate_state::{Body, Compact, LeaseRevoke, Rejection};
+use quorate_state::{Body, Command, Compact, LeaseRevoke, MAX_TXN_DEPTH, Rejection, Txn, TxnOp, TxnOpBody};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_survive_a_stop_and_a_kill() {
@@ -225,5 +225,28 @@ async fn the_quota_raises_nospace_and_old_history_is_compacted() {
         matches!(past.next().await, Some(WatchItem::Compacted { .. })).then_some(())
     })
     .await;
+    cluster.stop_all().await;
+}
+
+/// What no member could decode must never be committed: it would stop every one of them, after each restart again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_nested_too_deep_does_not_reach_the_log() {
+    let mut cluster = Cluster::start(1).await;
+    let handle = cluster.handle(0);
+    let nested = |depth: usize| {
+        (1..depth).fold(Txn::default(), |inner, _| Txn {
+            success: vec![TxnOp { body: Some(TxnOpBody::Txn(inner)) }],
+            ..Txn::default()
+        })
+    };
+    let propose = |depth: usize| handle.propose(Command::txn(nested(depth)), PATIENCE);
+    assert!(propose(MAX_TXN_DEPTH).await.is_ok(), "as deep as is allowed");
+    let refused = propose(10 * MAX_TXN_DEPTH).await;
+    assert!(matches!(refused, Err(ProposeError::Rejected(Rejection::TooDeep))), "{refused:?}");
+
+    insist(&handle, put("after", "1")).await;
+    cluster.kill(0);
+    cluster.start_one(0).await;
+    assert_eq!(get(&cluster.handle(0), "after", false).await.as_deref(), Some("1"));
     cluster.stop_all().await;
 }
