@@ -38,11 +38,23 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
         std::fs::write(policy, "#!/bin/sh\nexit 101\n").context("cannot write /usr/sbin/policy-rc.d")?;
         run::output("chmod", &["755", "/usr/sbin/policy-rc.d"])?;
     }
+    keep_debian_from_making_a_cluster()?;
     let result = apt(&missing);
     if ours {
         std::fs::remove_file(policy).context("cannot remove /usr/sbin/policy-rc.d")?;
     }
     result
+}
+
+/// Debian's package makes a cluster called `main` unless this file says no. A file of the operator's own is left alone.
+fn keep_debian_from_making_a_cluster() -> Result<()> {
+    let file = Path::new("/etc/postgresql-common/createcluster.conf");
+    if !file.exists() {
+        std::fs::create_dir_all("/etc/postgresql-common")?;
+        std::fs::write(file, "create_main_cluster = false\n")
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
 }
 
 fn apt(missing: &[&str]) -> Result<()> {
