@@ -91,7 +91,20 @@ struct Lease {
     expires: u64,
 }
 
+/// A rule that is broken on purpose, to see that the checks notice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mutation {
+    None,
+    /// Fencing does nothing.
+    NoFence,
+    /// Leases expire in the store long before their holders count with it.
+    EarlyExpiry,
+    /// A new synchronous set counts alone before it has caught up.
+    NoCatchUp,
+}
+
 struct World {
+    mutation: Mutation,
     seed: u64,
     rng: Rng,
     now: u64,
@@ -122,7 +135,7 @@ fn ms(moment: Moment) -> u64 {
 }
 
 impl World {
-    fn new(seed: u64, sync_mode: bool) -> World {
+    fn new(seed: u64, sync_mode: bool, mutation: Mutation) -> World {
         let node = || Node {
             up: true,
             cut: false,
@@ -146,6 +159,7 @@ impl World {
             remembered: BTreeMap::new(),
         };
         World {
+            mutation,
             seed,
             rng: Rng(seed),
             now: 0,
@@ -240,8 +254,9 @@ impl World {
             return;
         }
         let now = self.now;
+        let early = if self.mutation == Mutation::EarlyExpiry { TTL / 2 } else { 0 };
         let dead: Vec<i64> =
-            self.leases.iter().filter(|(_, l)| l.expires <= now).map(|(id, _)| *id).collect();
+            self.leases.iter().filter(|(_, l)| l.expires <= now + early).map(|(id, _)| *id).collect();
         for id in dead {
             self.revoke(id);
         }
@@ -558,6 +573,9 @@ impl World {
     }
 
     fn fence(&mut self, node: usize) {
+        if self.mutation == Mutation::NoFence {
+            return;
+        }
         self.kill(node);
         let n = &mut self.nodes[node];
         if n.ends.take().is_some() {
@@ -791,7 +809,10 @@ impl World {
                 if self.rng.one_in(10) || self.nodes[node].names != names {
                     return Err("a walsender has not read it yet");
                 }
-                let length = self.nodes[node].data.as_ref().unwrap().wal.len() as u64;
+                let mut length = self.nodes[node].data.as_ref().unwrap().wal.len() as u64;
+                if self.mutation == Mutation::NoCatchUp {
+                    length = 0;
+                }
                 self.nodes[node].effective = Some(SyncEffective { names, at: Lsn(length) });
             }
             Action::StartAsPrimary { ref guard, .. } => {
@@ -1087,8 +1108,8 @@ fn parse(names: &str) -> (usize, BTreeSet<String>) {
     (confirm, members)
 }
 
-fn run(seed: u64) -> u32 {
-    let mut world = World::new(seed, seed % 2 == 1);
+fn run(seed: u64, mutation: Mutation) -> u32 {
+    let mut world = World::new(seed, seed % 2 == 1, mutation);
     world.settle(60_000);
     let faults = 3 + world.rng.below(10);
     for _ in 0..faults {
@@ -1115,11 +1136,26 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
     #[expect(clippy::disallowed_methods, reason = "which schedules to run is for whoever runs the test")]
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("QUORATE_SEED") {
-        run(seed);
+        run(seed, Mutation::None);
         return;
     }
     let schedules = number("QUORATE_SCHEDULES").unwrap_or(400);
-    let promotions: u32 = (1..=schedules).map(run).sum();
+    let promotions: u32 = (1..=schedules).map(|seed| run(seed, Mutation::None)).sum();
     // A run in which nothing happened proves nothing.
     assert!(u64::from(promotions) > schedules, "{promotions} promotions in {schedules} schedules");
+}
+
+/// The net catches fish: each rule that is broken on purpose is noticed, by the check that it belongs to.
+#[test]
+fn broken_rules_are_caught() {
+    for (mutation, expected) in
+        [(Mutation::NoFence, "S1"), (Mutation::EarlyExpiry, "S1"), (Mutation::NoCatchUp, "S3")]
+    {
+        let caught = (1..=400).find_map(|seed| {
+            let failure = std::panic::catch_unwind(|| run(seed, mutation)).err()?;
+            let text = failure.downcast_ref::<String>().cloned().unwrap_or_default();
+            text.starts_with(expected).then_some(seed)
+        });
+        assert!(caught.is_some(), "{mutation:?} was not caught as {expected}");
+    }
 }
