@@ -48,11 +48,27 @@ pub(crate) struct Observer {
     silent_since: Option<Moment>,
     /// The last readable `/config`: a missing or damaged one never replaces it.
     config: Option<Value>,
+    /// What was last said about the time budget of the configuration, so that it is said once per change.
+    budget: Option<String>,
 }
 
 impl Observer {
     pub(crate) fn new() -> Observer {
-        Observer { memory: Memory::default(), silent_since: None, config: None }
+        Observer { memory: Memory::default(), silent_since: None, config: None, budget: None }
+    }
+
+    /// Warns when the times of a changed configuration do not fit into each other.
+    fn judge_budget(&mut self, policy: &Policy) {
+        let verdict = quorate_ha::budget::check(policy).err().map(|error| error.to_string());
+        if verdict != self.budget {
+            match &verdict {
+                Some(why) => {
+                    tracing::warn!(why, "the primary may be demoted by one slow answer of the store")
+                }
+                None => tracing::info!("the time budget of the configuration fits again"),
+            }
+            self.budget = verdict;
+        }
     }
 
     /// The configuration that holds: the cluster's, or before there is one what would become it.
@@ -94,9 +110,11 @@ impl Observer {
             }
             StoreFacts::Unavailable { .. } => None,
         };
+        let policy = self.policy(shared);
+        self.judge_budget(&policy);
         let observation = Observation {
             now,
-            policy: self.policy(shared),
+            policy,
             instance: facts,
             operation,
             voters: voters(shared, reading.is_some()),

@@ -22,7 +22,9 @@ pub(crate) fn of(look: &Look, decision: &Decision, keys: &Keys, before: &Snapsho
                 Lock::Held(held) => Some(held.holder.clone()),
                 Lock::Absent { .. } => None,
             };
-            let entries = view.sync.as_ref().map(|sync| &sync.value.entries);
+            // While the set changes nobody is sure to have every commit, and nobody is called synchronous: the same rule as
+            // Patroni's fields in `/sync`.
+            let settled = view.sync.as_ref().and_then(|sync| sync.value.settled());
             let status = ClusterStatus {
                 known: true,
                 reachable: true,
@@ -32,11 +34,7 @@ pub(crate) fn of(look: &Look, decision: &Decision, keys: &Keys, before: &Snapsho
                 history: document(reading, keys, &Key::History).unwrap_or_else(|| json!([])),
                 config: document(reading, keys, &Key::Config),
                 failover: document(reading, keys, &Key::Failover),
-                sync_standbys: entries
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|entry| entry.members.iter().cloned())
-                    .collect(),
+                sync_standbys: settled.into_iter().flat_map(|entry| entry.members.iter().cloned()).collect(),
                 quorum_mode: false,
                 paused: observation.policy.paused,
                 maximum_lag_on_failover: observation.policy.maximum_lag_on_failover_bytes,
