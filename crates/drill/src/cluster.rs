@@ -199,6 +199,38 @@ impl Cluster {
         Ok(())
     }
 
+    /// The loss of power of every machine at once: every process is signalled before any is waited for.
+    ///
+    /// # Errors
+    /// When something survives.
+    pub async fn kill_all(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if let Some(child) = node.process.as_mut() {
+                child.start_kill().context("SIGKILL")?;
+            }
+            for pid in processes::inside(&node.data_dir()) {
+                // It may be gone already: the wait below tells.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        for index in 0..self.nodes.len() {
+            self.kill(index).await?;
+        }
+        Ok(())
+    }
+
+    /// The ctl that was built beside `quorate`.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn ctl(&self) -> Result<PathBuf> {
+        let ctl = self.spec.binary.with_file_name("quoratectl");
+        if !ctl.exists() {
+            bail!("{}: not built; `cargo build --package quorate` builds both", ctl.display());
+        }
+        Ok(ctl)
+    }
+
     /// Kills only the agent: PostgreSQL is left running without its keeper.
     ///
     /// # Errors

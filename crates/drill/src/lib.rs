@@ -17,6 +17,7 @@
 
 pub mod cluster;
 pub mod demo;
+pub mod keys;
 pub mod observer;
 pub mod ports;
 pub mod processes;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
+use crate::keys::{self, KeyWriter};
 use crate::observer::{Timeline, observe};
 use crate::report::{Report, Round, ms};
 use crate::writer::{Verdict, Writer, verify};
@@ -189,22 +190,22 @@ pub async fn quorum_loss(cluster: &mut Cluster, timeline: &Timeline) -> Result<R
     Ok(report("quorum-loss", cluster, vec![round], verdict, violations, timeline))
 }
 
-/// All nodes are killed at the same moment during writes and started again: every acknowledged row is there and the
-/// timeline has not moved.
+/// All nodes are killed at the same moment during writes and started again: every acknowledged row and every acknowledged
+/// key of the store is there, and the timeline has not moved.
 ///
 /// # Errors
 /// When the cluster does not recover at all.
 pub async fn all_killed(cluster: &mut Cluster, timeline: &Timeline) -> Result<Report> {
     let writer = Writer::start(&cluster.connection_string()).await?;
+    let (ctl, endpoints) = (cluster.ctl()?, cluster.endpoints());
+    let key_writer = KeyWriter::start(&ctl, &endpoints);
     let observer = observe(cluster, timeline);
     written(cluster, &writer, TRAFFIC).await?;
     let primary = cluster.primary().await.context("no primary before the fault")?;
     let before = leader_timeline(cluster).await;
     let killed = Instant::now();
     timeline.fault(killed);
-    for index in 0..cluster.nodes.len() {
-        cluster.kill(index).await?;
-    }
+    cluster.kill_all().await?;
     timeline.event("", "kill -9 of everything on every node");
     for index in 0..cluster.nodes.len() {
         cluster.start(index)?;
@@ -226,6 +227,12 @@ pub async fn all_killed(cluster: &mut Cluster, timeline: &Timeline) -> Result<Re
     timeline.event("", "every node streams again");
     let after = leader_timeline(cluster).await;
     let mut violations = Vec::new();
+    let keys = key_writer.stop().await;
+    let missing = keys::missing(&ctl, &endpoints, &keys).await?;
+    timeline.event("", format!("keys of the store: acknowledged {}, lost {}", keys.len(), missing.len()));
+    if keys.is_empty() || !missing.is_empty() {
+        violations.push(format!("of {} acknowledged keys the store lacks {missing:?}", keys.len()));
+    }
     if before != after {
         violations.push(format!(
             "the timeline moved from {before:?} to {after:?} although nobody was lost for good"
