@@ -49,7 +49,15 @@ pub(crate) enum Store {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(&cli))
+    runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        // Dropping the run ends its members too.
+        tokio::select! {
+            outcome = run(&cli) => outcome,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = terminate.recv() => anyhow::bail!("asked to stop"),
+        }
+    })
 }
 
 async fn run(cli: &Cli) -> Result<()> {
