@@ -188,6 +188,14 @@ impl Instance {
         Ok(found)
     }
 
+    /// Whether any process works in the data directory: a server, or what one has left behind. Synchronous.
+    ///
+    /// # Errors
+    /// The processes of this machine cannot be listed.
+    pub fn runs(&self) -> Result<bool, Error> {
+        Ok(process::running(&self.config().data_dir)? != Running::Nothing)
+    }
+
     pub(crate) fn nothing_runs(&self) -> Result<(), Error> {
         let path = || self.config().data_dir.clone();
         match process::running(&self.config().data_dir)? {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_drill::demo::DemoArgs;
@@ -206,6 +207,9 @@ fn store(arguments: &[String]) -> ExitCode {
 /// are enough, and an idle node stays small.
 const WORKERS: usize = 4;
 
+/// For threads that are about to end, after the task has ended.
+const LINGER: Duration = Duration::from_secs(1);
+
 fn block_on(task: impl Future<Output = ExitCode>) -> ExitCode {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, WORKERS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -214,7 +218,13 @@ fn block_on(task: impl Future<Output = ExitCode>) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(task),
+        Ok(runtime) => {
+            let code = runtime.block_on(task);
+            // Everything that must be on disk is there by now. A thread that still waits for a disk that has failed (sled
+            // waits for ever after an error) must not keep the process, and with it the ports and the directory.
+            runtime.shutdown_timeout(LINGER);
+            code
+        }
         Err(error) => {
             tracing::error!(%error, "the runtime did not start");
             ExitCode::FAILURE

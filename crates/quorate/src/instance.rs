@@ -1,15 +1,17 @@
 //! From [`Settings`] to what `pg` and `agent` are started with. Reads the system (users, programs) and changes nothing,
 //! except for [`prepare`], which makes the directory that the data directory will lie in.
 
+use std::net::ToSocketAddrs as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use quorate_agent::config::{MARGIN, STOP_BUDGET};
 use quorate_agent::{AgentConfig, Hook, RestConfig};
 use quorate_ha::facts::Endpoint;
-use quorate_pg::{BootstrapOptions, InstanceConfig, RunAs};
+use quorate_pg::{BootstrapOptions, Instance, InstanceConfig, RunAs};
 
 use crate::config::settings::{Credentials, HostPort, Settings};
+use crate::process::chain;
 
 /// The local PostgreSQL, as `pg` wants to know it.
 ///
@@ -110,6 +112,34 @@ fn role(credentials: &Credentials) -> quorate_pg::Credentials {
 /// PostgreSQL wants `*` where others write `0.0.0.0` for every address of both families; what was written is kept.
 fn listen_addresses(listen: &HostPort) -> Vec<String> {
     listen.host.split(',').map(|host| host.trim().to_owned()).filter(|host| !host.is_empty()).collect()
+}
+
+/// Whether somebody else has PostgreSQL's port, before an `initdb` is begun for a server that could not start. A server that
+/// runs in our own data directory has it rightly: the agent will adopt it. An address that this machine does not have
+/// (yet) is PostgreSQL's to judge.
+///
+/// # Errors
+/// The sentence with the address and the remedy.
+pub fn check_postgres_port(postgres: &Instance) -> Result<(), String> {
+    if postgres.runs().map_err(|error| chain(&error))? {
+        return Ok(());
+    }
+    let config = postgres.config();
+    for host in &config.listen_addresses {
+        let host = if host == "*" { "0.0.0.0" } else { host.trim_matches(['[', ']']) };
+        let Ok(addresses) = (host, config.port).to_socket_addrs() else { continue };
+        for address in addresses {
+            if let Err(error) = std::net::TcpListener::bind(address)
+                && error.kind() == std::io::ErrorKind::AddrInUse
+            {
+                return Err(format!(
+                    "PostgreSQL cannot listen on {address}: the port is in use; stop the process that has it (ss -ltnp) or \
+                     set another one in postgresql.listen ({error})"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The first directory of `unix_socket_directories`; relative ones lie in the data directory, as PostgreSQL has it.

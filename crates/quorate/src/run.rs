@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use crate::cli::EXIT_CONFIGURATION;
 use crate::config::settings::Settings;
-use crate::instance::{agent_config, instance_config, prepare, tags};
+use crate::instance::{agent_config, check_postgres_port, instance_config, prepare, tags};
 use crate::process::{Signals, chain, notify};
 use crate::voter::{Plan, Voter, check_ports, listen};
 
@@ -65,6 +65,7 @@ async fn keep(settings: &Settings, source: &Source) -> Result<(), Failure> {
     plan.check_ports().map_err(Failure::Node)?;
     check_ports([listen(&settings.restapi.listen)].iter()).map_err(Failure::Node)?;
     let postgres = Instance::new(instance.clone()).map_err(|error| Failure::Configuration(chain(&error)))?;
+    check_postgres_port(&postgres).map_err(Failure::Node)?;
     prepare(&instance).map_err(Failure::Node)?;
 
     tracing::info!(

@@ -8,6 +8,7 @@ use quorate_node::{Compaction, Config, Handle, Node};
 
 use crate::config::etcd_flags::{AutoCompaction, StoreOptions};
 use crate::config::settings::{ClusterState, HostPort, Peer, Settings};
+use crate::owner::Owner;
 use crate::process::chain;
 
 /// Client connections may finish what they are at.
@@ -146,7 +147,14 @@ impl Voter {
     /// # Errors
     /// The sentence for the operator.
     pub async fn start(plan: Plan) -> Result<Voter, String> {
+        let dir = plan.node.data_dir.clone();
+        let owner = Owner { cluster_token: plan.node.cluster_token.clone(), name: plan.node.name.clone() };
+        owner.check(&dir)?;
         let node = Node::start(plan.node).await.map_err(|error| chain(&error))?;
+        if let Err(sentence) = owner.claim(&dir) {
+            node.shutdown(LEAVE).await;
+            return Err(sentence);
+        }
         match Server::bind(&plan.clients, node.handle(), plan.server) {
             Ok(server) => Ok(Voter { node, server }),
             Err(error) => {

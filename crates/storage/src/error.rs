@@ -10,7 +10,7 @@ pub(crate) const REPLACE_MEMBER: &str =
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// A system call failed. After a failed sync nothing that was not yet acknowledged may be assumed to be on disk.
-    #[error("{action} {path}", path = path.display())]
+    #[error("{action} {path}{remedy}", path = path.display(), remedy = full(source))]
     Io {
         /// A verb in the progressive: "syncing".
         action: &'static str,
@@ -48,7 +48,7 @@ pub enum StorageError {
         reason: &'static str,
     },
     /// The engine's own failure (sled).
-    #[error("the database in {path} failed", path = path.display())]
+    #[error("the database in {path} failed{remedy}", path = path.display(), remedy = full(&**source))]
     Engine {
         /// The engine's directory.
         path: PathBuf,
@@ -56,6 +56,15 @@ pub enum StorageError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// The remedy for the one failure of a system call that operators meet. The engine hands on only its text.
+fn full(cause: &(dyn std::error::Error + 'static)) -> &'static str {
+    if cause.to_string().contains("No space left on device") {
+        ": the disk is full; free space on that file system and start again"
+    } else {
+        ""
+    }
 }
 
 impl StorageError {

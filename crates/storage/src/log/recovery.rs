@@ -42,7 +42,7 @@ pub(super) struct Recovered {
 
 /// Reads every segment of `dir`, oldest first.
 pub(super) fn recover(dir: &Path, cache_bytes: usize) -> Result<Recovered, StorageError> {
-    let paths = list(dir)?;
+    let (paths, leftovers) = list(dir)?;
     let mut segments = Vec::with_capacity(paths.len());
     for (number, path) in &paths {
         segments.push(Segment::open(path, *number)?);
@@ -55,6 +55,7 @@ pub(super) fn recover(dir: &Path, cache_bytes: usize) -> Result<Recovered, Stora
             end: 0,
             highest: BTreeMap::new(),
         };
+        remove(&leftovers)?;
         return Ok(Recovered { tail, index: Index::new(cache_bytes), segments: BTreeMap::new() });
     };
     let oldest = *oldest;
@@ -92,6 +93,8 @@ pub(super) fn recover(dir: &Path, cache_bytes: usize) -> Result<Recovered, Stora
         };
     }
     replay.check(dir, &oldest)?;
+    // Only now: a log that refuses to start is left exactly as it was found.
+    remove(&leftovers)?;
 
     let segments: BTreeMap<u64, Arc<Segment>> =
         segments.into_iter().map(|(segment, _)| (segment.number, Arc::new(segment))).collect();
@@ -100,8 +103,9 @@ pub(super) fn recover(dir: &Path, cache_bytes: usize) -> Result<Recovered, Stora
     Ok(Recovered { tail, index: replay.index, segments })
 }
 
-fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, StorageError> {
-    let mut found = BTreeMap::new();
+/// The segments by their numbers, and spares that never became a segment: nothing in those was acknowledged.
+fn list(dir: &Path) -> Result<(BTreeMap<u64, PathBuf>, Vec<PathBuf>), StorageError> {
+    let (mut found, mut leftovers) = (BTreeMap::new(), Vec::new());
     for entry in std::fs::read_dir(dir).map_err(StorageError::io("reading", dir))? {
         let entry = entry.map_err(StorageError::io("reading", dir))?;
         let name = entry.file_name();
@@ -109,11 +113,16 @@ fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, StorageError> {
         if let Some(number) = segment::number_of(name) {
             found.insert(number, entry.path());
         } else if name.ends_with(".tmp") {
-            // A spare that never became a segment: nothing in it was acknowledged.
-            std::fs::remove_file(entry.path()).map_err(StorageError::io("removing", &entry.path()))?;
+            leftovers.push(entry.path());
         }
     }
-    Ok(found)
+    Ok((found, leftovers))
+}
+
+fn remove(leftovers: &[PathBuf]) -> Result<(), StorageError> {
+    leftovers
+        .iter()
+        .try_for_each(|path| std::fs::remove_file(path).map_err(StorageError::io("removing", path)))
 }
 
 struct Replay {
