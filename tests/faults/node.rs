@@ -165,6 +165,20 @@ fn another_clusters_postgresql_is_refused() {
         runtime.block_on(asked).is_ok_and(|(status, _)| status == 200)
     };
     wait_until("primary", BUILD, primary);
+
+    // A second keeper of the same PostgreSQL, in a cluster of its own.
+    let (_other_dir, other_path) = scratch();
+    let other = Node::new(&other_path);
+    other.edit(&format!("data_dir: {}", other.data.display()), &format!("data_dir: {}", node.data.display()));
+    let others = tree(&other.dir);
+    let holder = format!("kept by another quorate (pid {})", process.pid());
+    let place = node.data.display().to_string();
+    other
+        .spawn()
+        .ended(SOON)
+        .expect(1, &[&place, &holder, "stop it, or correct data_dir", "nothing was changed"]);
+    assert_untouched(&others, &other.dir);
+    assert!(primary(), "the first keeper goes on");
     process.stop(BUILD);
 
     // Somebody else on PostgreSQL's port, with a data directory that exists.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   /var/lib/pg/main             the data directory
+//!   /var/lib/pg/main.keeper      locked by the agent that keeps this instance
 //!   /var/lib/pg/main.primary     "started or promoted as primary": system identifier and timeline
 //!   /var/lib/pg/main.rewinding   a rewind began and has not ended: only a clone may follow
 //!   /var/lib/pg/main.clone       a clone that grows, or after the swap what it replaced

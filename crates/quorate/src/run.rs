@@ -67,6 +67,8 @@ async fn keep(settings: &Settings, source: &Source) -> Result<(), Failure> {
     let postgres = Instance::new(instance.clone()).map_err(|error| Failure::Configuration(chain(&error)))?;
     check_postgres_port(&postgres).map_err(Failure::Node)?;
     prepare(&instance).map_err(Failure::Node)?;
+    // Until the process ends.
+    let _hold = postgres.hold().map_err(|error| Failure::Node(chain(&error)))?;
 
     tracing::info!(
         node = settings.name,
