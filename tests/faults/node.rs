@@ -217,7 +217,7 @@ fn another_clusters_postgresql_is_refused() {
     store.stop(SOON);
 
     let before = tree(&node.data);
-    let parts = ["system ID mismatch", "7123456789012345678", &ours, "move this data directory away"];
+    let parts = [&place, "system ID mismatch", "7123456789012345678", &ours, "move this data directory away"];
     node.spawn().ended(2 * SOON).expect(1, &parts);
     assert_untouched(&before, &node.data);
 }

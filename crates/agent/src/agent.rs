@@ -282,7 +282,9 @@ impl Loop {
         }
         let decision = quorate_ha::decide(&look.observation);
         if decision.reason.fatal {
-            return Err(Fatal(decision.reason.to_string()));
+            // The decision knows no paths; the operator needs one.
+            let data_dir = self.instance.config().data_dir.display();
+            return Err(Fatal(format!("{data_dir}: {}", decision.reason)));
         }
         self.say(&decision.reason.to_string());
         tracing::trace!(observation = ?look.observation, ?decision, "decided");
