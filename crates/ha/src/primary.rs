@@ -17,6 +17,9 @@ use crate::sync::{self, Choice, Step};
 /// meanwhile: a standby needs about this long to notice the promotion.
 pub const ATTACH_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a fresh primary tries to make the slots of the others before it announces itself.
+pub const SLOTS_PATIENCE: Duration = Duration::from_secs(1);
+
 pub(crate) fn decide(context: &Context<'_>, running: &Running, primary: &PrimaryFacts) -> Decision {
     match context.holding {
         Holding::Mine { guard, .. } => holder(context, guard, running, primary),
@@ -58,9 +61,15 @@ fn holder(context: &Context<'_>, guard: LockGuard, running: &Running, primary: &
     }
     // History before anything is announced (S7): the record says primary only once the line is there.
     if let Some(write) = history(context, guard, running, primary) {
-        return context
-            .tick(vec![write], "promoted: writing the history of the cluster")
-            .within(Duration::ZERO);
+        // Standbys attach as soon as they read "primary", by their slots: one that is missing costs them PostgreSQL's retry
+        // interval. A slot that cannot be made does not hold the announcement up for longer than this.
+        let fresh = context.now.since(primary.since) < SLOTS_PATIENCE;
+        let mut actions: Vec<Action> = Vec::new();
+        if fresh {
+            actions.extend(slots::wanted(context, running));
+        }
+        actions.push(write);
+        return context.tick(actions, "promoted: writing the history of the cluster").within(Duration::ZERO);
     }
     if let Some(decision) = switchover::requested(context, primary) {
         return decision;
