@@ -24,8 +24,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Install what is missing (Debian packages, by apt), build, and run `quorate demo`.
+    #[command(disable_help_flag = true)]
     Demo {
-        /// Passed on to `quorate demo` (try `cargo xtask demo -- --help`).
+        /// Passed on to `quorate demo`, `--help` too.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -42,6 +43,7 @@ enum Verb {
     /// Install what the demo and the tests need, and nothing else.
     Setup,
     /// Build with the `dist` profile and run the load bench. Arguments go to the bench.
+    #[command(disable_help_flag = true)]
     Bench {
         /// For instance `--seconds 5`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
