@@ -95,28 +95,56 @@ pub async fn run(args: &DemoArgs) -> Result<bool> {
         },
     };
     let mut cluster = Cluster::prepare(spec)?;
-    let outcome = tokio::select! {
-        outcome = tell(args, &mut cluster) => outcome,
-        signal = interrupted() => Err(anyhow::anyhow!("interrupted by {signal}")),
+    let end = tokio::select! {
+        outcome = tell(args, &mut cluster) => match outcome {
+            Ok(report) => End::Told(report),
+            Err(error) => End::Failed(error),
+        },
+        signal = interrupted() => End::Interrupted(signal),
     };
-    let failed = outcome.is_err();
-    if args.keep && !failed {
+    if let (End::Told(_), true) = (&end, args.keep) {
         if !args.json {
             keep(&cluster);
         }
     } else {
-        cluster.stop(STOP).await?;
-        if failed {
-            eprintln_line(&format!("the logs stay in {}/node*/quorate.log", dir.display()));
-        } else if ours {
-            std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        if let End::Interrupted(signal) = end {
+            eprintln_line(&format!("{signal}: stopping every node"));
         }
+        cluster.stop(STOP).await?;
     }
-    let report = outcome?;
+    let report = match end {
+        End::Told(report) => {
+            if ours && !args.keep {
+                remove(&dir)?;
+            }
+            report
+        }
+        End::Failed(error) => {
+            eprintln_line(&format!("the logs stay in {}/node*/quorate.log", dir.display()));
+            return Err(error);
+        }
+        End::Interrupted(signal) => {
+            if ours {
+                remove(&dir)?;
+            }
+            bail!("interrupted by {signal}; nothing is left running");
+        }
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     Ok(report.passed())
+}
+
+/// How a story ended.
+enum End {
+    Told(Report),
+    Failed(anyhow::Error),
+    Interrupted(&'static str),
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
 
 async fn tell(args: &DemoArgs, cluster: &mut Cluster) -> Result<Report> {
