@@ -75,14 +75,26 @@ async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
     .await;
 
     // Cloned again on request, while it runs.
+    let before = cluster.peers[first].status().await.unwrap()["postmaster_start_time"].clone();
     let asked = cluster.peers[first].request("POST", "/reinitialize", Some("{}")).await;
     assert_eq!(asked, Some((200, "reinitialize started".to_owned())));
-    until("it is not streaming", || async {
+    // Not "creating replica": a small clone is over between two looks. Another postmaster is there for good.
+    until("another postmaster", || async {
         let status = cluster.peers[first].status().await?;
-        (status["state"] == "creating replica").then_some(())
+        (status["state"] == "running" && status["postmaster_start_time"] != before).then_some(())
     })
     .await;
     all_streaming(&cluster, 2).await;
+    // What a switchover is judged by: the members as the primary reads them, and its walsenders (which catch up first).
+    until("the primary sees both stream", || async {
+        let (_, body) = cluster.peers[second].request("GET", "/cluster", None).await?;
+        let members: serde_json::Value = serde_json::from_str(&body).ok()?;
+        let streaming = members["members"].as_array()?.iter().filter(|m| m["state"] == "streaming").count();
+        let senders = "select count(*) from pg_stat_replication where state = 'streaming'";
+        let senders = cluster.peers[second].value(senders).await?;
+        (streaming == 2 && senders == "2").then_some(())
+    })
+    .await;
 
     // A planned switchover back.
     let begun = Instant::now();
