@@ -21,6 +21,16 @@ pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");
 }
 
+/// etcd's lock service.
+pub mod v3lockpb {
+    tonic::include_proto!("v3lockpb");
+}
+
+/// etcd's election service.
+pub mod v3electionpb {
+    tonic::include_proto!("v3electionpb");
+}
+
 /// Between members: Raft, formation, forwarded requests; and consensus' own records on disk.
 pub mod raft {
     tonic::include_proto!("quorate.raft.v1");
