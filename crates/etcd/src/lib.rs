@@ -44,15 +44,20 @@
 //! behaviour, each rule with its file where it is used.
 
 mod auth;
+mod authority;
+mod calls;
 mod cluster;
 mod context;
 mod convert;
+mod election;
+mod gateway;
 mod header;
 mod health;
 mod http;
 mod idle;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod metrics;
 mod server;

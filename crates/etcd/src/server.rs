@@ -23,21 +23,24 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use quorate_node::Handle;
+use quorate_tls::{Acceptor, ClientName, Rarely, Refusal, Stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::authority::Mending;
 use crate::context::Context;
 use crate::http::Http;
-use crate::idle::Noted;
+use crate::idle::{Note, Noted};
 use crate::metrics::Metrics;
 
 /// How long a new connection may be silent.
@@ -50,6 +53,8 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
 /// Calls at once on one connection. Go clients put everything on one; theirs wait in line beyond.
 const STREAMS_PER_CONNECTION: u32 = 4_096;
+/// Connections to the addresses for metrics: several scrapers, and probes.
+const OBSERVERS: usize = 64;
 /// Between two tries when accepting fails for lack of file descriptors: the only cure is that others close.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -69,8 +74,15 @@ pub struct ServerOptions {
     /// How long a call may take before it is answered with "request timed out". Default 5 s and two election timeouts,
     /// etcd's rule (`server/config/config.go`, `ReqTimeout`).
     pub request_timeout: Duration,
+    /// How long the body of a JSON request may take to arrive. etcd waits for ever. Default 30 s.
+    pub body_timeout: Duration,
     /// Connections served at once; more wait in the kernel's queue. Default 10,000.
     pub max_connections: usize,
+    /// What `https://` addresses prove themselves with. Default: none.
+    pub tls: Option<Acceptor>,
+    /// Addresses, as in [`Server::bind`], where only `/metrics`, `/health`, `/livez` and `/readyz` are answered, also while the
+    /// client port has no connection to spare (`--listen-metrics-urls`). Default: none.
+    pub listen_metrics: Vec<String>,
 }
 
 impl Default for ServerOptions {
@@ -82,7 +94,10 @@ impl Default for ServerOptions {
             progress_interval: Duration::from_secs(600),
             election_timeout,
             request_timeout: Duration::from_secs(5) + 2 * election_timeout,
+            body_timeout: Duration::from_secs(30),
             max_connections: 10_000,
+            tls: None,
+            listen_metrics: Vec::new(),
         }
     }
 }
@@ -101,6 +116,12 @@ pub enum BindError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// `https://` without a certificate.
+    #[error("cannot listen for clients on {address}: TLS needs a certificate and its key; set cert-file and key-file")]
+    NoCertificate {
+        /// As configured.
+        address: String,
     },
     /// Another process has it.
     #[error(
@@ -138,6 +159,9 @@ pub struct Server {
 struct Connections {
     http: Http,
     limit: Arc<Semaphore>,
+    limit_observers: Arc<Semaphore>,
+    /// For the log, about those who speak the wrong protocol or show the wrong certificate.
+    strangers: Arc<Rarely>,
     metrics: Arc<Metrics>,
     /// Taken by the stop, which waits for every connection that watches it.
     graceful: parking_lot::Mutex<Option<GracefulShutdown>>,
@@ -145,20 +169,52 @@ struct Connections {
     cut: watch::Sender<bool>,
 }
 
+/// How one listening socket serves.
+#[derive(Clone)]
+struct Door {
+    tls: Option<Acceptor>,
+    scope: Scope,
+}
+
+/// What is answered behind a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All there is.
+    Everything,
+    /// Metrics and health alone.
+    Observation,
+}
+
 impl Server {
-    /// Listens on every `host:port` of `listen` (port 0: the kernel's choice, see [`Server::local_addrs`]) and serves.
-    /// Must be called on a tokio runtime.
+    /// Listens on every `host:port` of `listen` (port 0: the kernel's choice, see [`Server::local_addrs`]) and serves: with TLS
+    /// where the address begins with `https://`, without where it begins with `http://` or the host. Must be called on a tokio
+    /// runtime.
     ///
     /// # Errors
     ///
     /// Names the address and what to do. Nothing is served unless every address is.
     pub fn bind(listen: &[String], handle: Handle, options: ServerOptions) -> Result<Server, BindError> {
-        let listeners = listen.iter().map(|address| bind(address)).collect::<Result<Vec<_>, _>>()?;
-        let listeners: Vec<TcpListener> = listeners.into_iter().flatten().collect();
-        if listeners.is_empty() {
+        let mut ports = Vec::new();
+        for (address, scope) in listen
+            .iter()
+            .map(|address| (address, Scope::Everything))
+            .chain(options.listen_metrics.iter().map(|address| (address, Scope::Observation)))
+        {
+            let (tls, address) = match address.strip_prefix("https://") {
+                None => (None, address.strip_prefix("http://").unwrap_or(address)),
+                Some(rest) => match &options.tls {
+                    Some(tls) => (Some(tls.clone()), rest),
+                    None => return Err(BindError::NoCertificate { address: address.clone() }),
+                },
+            };
+            for listener in bind(address)? {
+                ports.push((listener, Door { tls: tls.clone(), scope }));
+            }
+        }
+        if listen.is_empty() || ports.is_empty() {
             return Err(BindError::Nothing);
         }
-        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let addresses = ports.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect();
         let (stopping, stop) = watch::channel(false);
         let metrics = Metrics::new();
         let limit = Arc::new(Semaphore::new(options.max_connections));
@@ -166,13 +222,16 @@ impl Server {
         let connections = Arc::new(Connections {
             http: Http::new(context, metrics.clone()),
             limit,
+            // Somebody who watches a full member must still get in, but not without bound either.
+            limit_observers: Arc::new(Semaphore::new(OBSERVERS)),
+            strangers: Arc::default(),
             metrics,
             graceful: parking_lot::Mutex::new(Some(GracefulShutdown::new())),
             cut: watch::Sender::new(false),
         });
         let mut accepting = JoinSet::new();
-        for listener in listeners {
-            accepting.spawn(accept(listener, connections.clone(), stop.clone()));
+        for (listener, door) in ports {
+            accepting.spawn(accept(listener, door, connections.clone(), stop.clone()));
         }
         Ok(Server { addresses, stopping, accepting, connections })
     }
@@ -236,17 +295,26 @@ fn refused(address: &str, source: io::Error) -> BindError {
     }
 }
 
-async fn accept(listener: TcpListener, connections: Arc<Connections>, stop: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    door: Door,
+    connections: Arc<Connections>,
+    stop: watch::Receiver<bool>,
+) {
     let stopped = || {
         let mut stop = stop.clone();
         async move {
             let _ = stop.wait_for(|stop| *stop).await;
         }
     };
+    let limit = match door.scope {
+        Scope::Everything => &connections.limit,
+        Scope::Observation => &connections.limit_observers,
+    };
     loop {
         let permit = tokio::select! {
             () = stopped() => return,
-            permit = connections.limit.clone().acquire_owned() => permit,
+            permit = limit.clone().acquire_owned() => permit,
         };
         // The semaphore is never closed.
         let Ok(permit) = permit else { return };
@@ -260,11 +328,8 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, stop: watc
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%peer, %error, "TCP_NODELAY was refused");
                 }
-                let Some(watcher) = connections.graceful.lock().as_ref().map(GracefulShutdown::watcher)
-                else {
-                    return;
-                };
-                tokio::spawn(serve(connections.clone(), stream, permit, watcher));
+                let (connections, door, stop) = (connections.clone(), door.clone(), stop.clone());
+                tokio::spawn(welcome(connections, door, stream, peer, permit, stop));
             }
             // The peer gave up while it waited: nobody is there to be served.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -276,9 +341,45 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, stop: watc
     }
 }
 
+/// The handshake, where the door has one, and then the requests. The stop does not wait for handshakes.
+async fn welcome(
+    connections: Arc<Connections>,
+    door: Door,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (stream, name) = match &door.tls {
+        None => (Stream::Plain(stream), None),
+        Some(tls) => {
+            let accepted = tokio::select! {
+                accepted = tls.accept(stream) => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                // A name says who somebody is only if an authority has vouched for it.
+                Ok(accepted) => (accepted.stream, accepted.name.filter(|_| tls.verifies_clients())),
+                Err(Refusal::Silent) => return,
+                Err(refusal) => {
+                    if let Some(left_out) = connections.strangers.due() {
+                        tracing::warn!(%peer, error = %refusal, left_out, "a client was turned away");
+                    }
+                    return;
+                }
+            }
+        }
+    };
+    let Some(watcher) = connections.graceful.lock().as_ref().map(GracefulShutdown::watcher) else { return };
+    serve(connections, stream, name, door.scope, peer, permit, watcher).await;
+}
+
 async fn serve(
     connections: Arc<Connections>,
-    stream: TcpStream,
+    stream: Stream,
+    name: Option<ClientName>,
+    scope: Scope,
+    peer: SocketAddr,
     permit: OwnedSemaphorePermit,
     watcher: Watcher,
 ) {
@@ -286,29 +387,41 @@ async fn serve(
     let _permit = permit;
     let mut cut = connections.cut.subscribe();
     let http = connections.http.clone();
+    let strangers = connections.strangers.clone();
     // The task keeps no reference to the server: a connection must not hold up its end.
     drop(connections);
-    let (stream, spoken) = Noted::new(stream);
-    let service = service_fn(move |request| {
+    let (stream, note) = Noted::new(stream);
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let http = http.clone();
-        async move { Ok::<_, std::convert::Infallible>(http.answer(request).await) }
+        if let Some(name) = &name {
+            request.extensions_mut().insert(name.clone());
+        }
+        async move {
+            Ok::<_, std::convert::Infallible>(match scope {
+                Scope::Everything => http.answer(request).await,
+                Scope::Observation => http.observe(&request).await,
+            })
+        }
     });
-    let connection = builder().serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = builder().serve_connection(TokioIo::new(Mending::new(stream)), service).into_owned();
     tokio::select! {
         served = watcher.watch(connection) => {
             if let Err(error) = served {
                 tracing::debug!(error = %error, "a client connection ended");
             }
+            if note.is_tls() && let Some(left_out) = strangers.due() {
+                tracing::warn!(%peer, left_out, "a client speaks TLS on a port without: it must connect with http://");
+            }
         }
-        () = silent(&spoken) => tracing::debug!("a client connected and said nothing"),
+        () = silent(&note) => tracing::debug!("a client connected and said nothing"),
         _ = cut.wait_for(|cut| *cut) => {}
     }
 }
 
 /// Resolves when the connection has said nothing in its first moments; never otherwise.
-async fn silent(spoken: &AtomicBool) {
+async fn silent(note: &Note) {
     tokio::time::sleep(FIRST_BYTE).await;
-    if spoken.load(Ordering::Relaxed) {
+    if note.has_spoken() {
         std::future::pending::<()>().await;
     }
 }
