@@ -2,7 +2,7 @@
 
 use crate::change::Change;
 use crate::{Batch, Body, Command, Event, Fault, Rejection, Reply, ReplyBody, View};
-use crate::{alarm, compact, delete, lease, member, put, txn};
+use crate::{alarm, auth, compact, delete, lease, member, put, txn};
 
 /// What a command's file returns: an answer, a refusal that changed nothing, or a reason to stop.
 pub(crate) type Outcome = Result<Result<ReplyBody, Rejection>, Fault>;
@@ -30,15 +30,13 @@ impl<'v> Applier<'v> {
             Some(change) => change,
             None => self.change.insert(Change::open(self.base)?),
         };
-        let outcome = match body {
-            Body::Put(put) => put::apply(change, put)?,
-            Body::DeleteRange(delete) => delete::apply(change, delete)?,
-            Body::Txn(txn) => txn::apply(change, txn)?,
-            Body::Compact(compact) => compact::apply(change, compact)?,
-            Body::LeaseGrant(grant) => lease::grant(change, grant)?,
-            Body::LeaseRevoke(revoke) => lease::revoke(change, revoke)?,
-            Body::Alarm(alarm) => alarm::apply(change, alarm)?,
-            Body::PublishMember(publish) => member::publish(change, publish)?,
+        let permitted = match &command.actor {
+            Some(actor) => auth::check_command(change, actor, body)?,
+            None => Ok(()),
+        };
+        let outcome = match permitted {
+            Ok(()) => run(change, body)?,
+            Err(rejection) => Err(rejection),
         };
         let events = change.close();
         let body = outcome.unwrap_or_else(|rejection| ReplyBody::Rejected(rejection.into()));
@@ -52,5 +50,20 @@ impl<'v> Applier<'v> {
     /// Everything the chunk changed, each key at most once. The caller adds its own position before it writes.
     pub fn into_batch(self) -> Batch {
         self.change.map(|change| change.view.into_batch()).unwrap_or_default()
+    }
+}
+
+fn run(change: &mut Change<'_>, body: &Body) -> Outcome {
+    match body {
+        Body::Put(put) => put::apply(change, put),
+        Body::DeleteRange(delete) => delete::apply(change, delete),
+        Body::Txn(txn) => txn::apply(change, txn),
+        Body::Compact(compact) => compact::apply(change, compact),
+        Body::LeaseGrant(grant) => lease::grant(change, grant),
+        Body::LeaseRevoke(revoke) => lease::revoke(change, revoke),
+        Body::LeaseCheckpoint(checkpoint) => lease::checkpoint(change, checkpoint),
+        Body::Alarm(alarm) => alarm::apply(change, alarm),
+        Body::PublishMember(publish) => member::publish(change, publish),
+        Body::Auth(action) => auth::apply(change, action),
     }
 }

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::auth::{self, AuthState};
 use crate::record::{self, Version};
 use crate::revision::{self, INITIAL_REVISION};
 use crate::{AlarmKind, Event, Fault, KeyValue, LeaseId, Overlay, Revision, View, alarm, keys};
@@ -17,6 +18,7 @@ pub(crate) struct Change<'v> {
     pub(crate) compacted: Revision,
     /// Raised alarms, as (member, kind).
     pub(crate) alarms: Vec<(u64, AlarmKind)>,
+    pub(crate) auth: AuthState,
     /// What the open revision did so far, in order of effect.
     events: Vec<Event>,
 }
@@ -27,6 +29,7 @@ impl<'v> Change<'v> {
             revision: revision::revision(base)?,
             compacted: revision::compacted(base)?,
             alarms: alarm::alarms(base)?,
+            auth: auth::auth_state(base)?,
             view: Overlay::new(base),
             events: Vec::new(),
         })

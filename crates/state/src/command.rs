@@ -5,14 +5,15 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::Fault;
+use crate::auth::{Auth, AuthState};
 
 /// A revision of the store: 1 when empty, +1 for every transaction that changed something.
 pub type Revision = i64;
 /// A lease's id; 0 is no lease.
 pub type LeaseId = i64;
 
-/// The version that this build writes into [`Command::format`].
-pub const FORMAT: u32 = 1;
+/// The version that this build writes into [`Command::format`]. 2 added the actor, authentication and lease checkpoints.
+pub const FORMAT: u32 = 2;
 
 /// How deep transactions may be nested, the outermost one counted. A decoder gives up at 100 nested messages and a nested
 /// transaction takes two: a deeper command could be proposed but not applied, which would stop every member.
@@ -65,14 +66,29 @@ pub struct Command {
     #[prost(uint32, tag = "1")]
     pub format: u32,
     /// What to do.
-    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 13")]
     pub body: Option<Body>,
+    /// Who asks. Absent: the program that runs the member, which may do everything. A client's command always has one,
+    /// the nameless actor if need be: whether authentication is on is decided where the command is applied.
+    #[prost(message, optional, tag = "14")]
+    pub actor: Option<Actor>,
+}
+
+/// Who asks for a command or a read, as the member that took the request found out.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Actor {
+    /// Empty: a client that showed nothing. It may do what it likes while authentication is off, and nothing else.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// The auth revision at which the identity was established. Older than the store's: refused.
+    #[prost(uint64, tag = "2")]
+    pub auth_revision: u64,
 }
 
 impl Command {
-    /// In this build's format.
+    /// In this build's format, asked for by the program itself.
     pub fn new(body: Body) -> Command {
-        Command { format: FORMAT, body: Some(body) }
+        Command { format: FORMAT, body: Some(body), actor: None }
     }
 
     /// Writes `key` without a lease.
@@ -106,9 +122,14 @@ impl Command {
         Command::new(Body::Compact(Compact { revision, physical: false }))
     }
 
-    /// Creates a lease.
-    pub fn lease_grant(id: LeaseId, ttl_ms: u64) -> Command {
-        Command::new(Body::LeaseGrant(LeaseGrant { id, ttl_ms }))
+    /// Creates a lease. `stamp` is random.
+    pub fn lease_grant(id: LeaseId, ttl_ms: u64, stamp: u64) -> Command {
+        Command::new(Body::LeaseGrant(LeaseGrant { id, ttl_ms, stamp }))
+    }
+
+    /// Notes what remains of leases.
+    pub fn lease_checkpoint(leases: Vec<LeaseRemaining>) -> Command {
+        Command::new(Body::LeaseCheckpoint(LeaseCheckpoint { leases }))
     }
 
     /// Deletes a lease and its keys.
@@ -174,6 +195,12 @@ pub enum Body {
     /// A member announces its name and client URLs.
     #[prost(message, tag = "9")]
     PublishMember(PublishMember),
+    /// Note what remains of leases, for the leader after this one.
+    #[prost(message, tag = "10")]
+    LeaseCheckpoint(LeaseCheckpoint),
+    /// Users, roles, permissions, tokens.
+    #[prost(message, tag = "13")]
+    Auth(Auth),
 }
 
 /// See etcd's `PutRequest`.
@@ -397,6 +424,32 @@ pub struct LeaseGrant {
     pub id: LeaseId,
     #[prost(uint64, tag = "2")]
     pub ttl_ms: u64,
+    /// Random: tells this lease from an earlier one of the same id. See [`LeaseRemaining::stamp`].
+    #[prost(fixed64, tag = "3")]
+    pub stamp: u64,
+}
+
+/// What remains of leases, as the leader counted it. Proposed by the leader's lease task only.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[allow(missing_docs)]
+pub struct LeaseCheckpoint {
+    #[prost(message, repeated, tag = "1")]
+    pub leases: Vec<LeaseRemaining>,
+}
+
+/// One lease of a checkpoint.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct LeaseRemaining {
+    /// Unknown ones are passed over.
+    #[prost(int64, tag = "1")]
+    pub id: LeaseId,
+    /// The lease's stamp when this was judged. With any other stamp the lease was checkpointed, renewed or granted anew
+    /// meanwhile, and this says nothing about it.
+    #[prost(fixed64, tag = "2")]
+    pub stamp: u64,
+    /// Counted before it was proposed. 0: the full time to live, because the lease was renewed.
+    #[prost(uint64, tag = "3")]
+    pub remaining_ms: u64,
 }
 
 /// Asked for by a client, or proposed by the leader's lessor when the lease is due.
@@ -450,7 +503,7 @@ pub struct Reply {
     #[prost(int64, tag = "1")]
     pub revision: Revision,
     /// Absent only in a message that is malformed.
-    #[prost(oneof = "ReplyBody", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ReplyBody", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub body: Option<ReplyBody>,
 }
 
@@ -466,11 +519,14 @@ pub enum ReplyBody {
     DeleteRange(DeleteRangeReply),
     #[prost(message, tag = "5")]
     Txn(TxnReply),
-    /// Compact, LeaseRevoke, Alarm, PublishMember.
+    /// Compact, LeaseRevoke, Alarm, PublishMember, LeaseCheckpoint.
     #[prost(message, tag = "6")]
     Done(Done),
     #[prost(message, tag = "7")]
     LeaseGrant(LeaseGrant),
+    /// Of every auth command: where authentication stands after it.
+    #[prost(message, tag = "8")]
+    Auth(AuthState),
 }
 
 /// Nothing to say beyond the revision.
@@ -498,6 +554,27 @@ pub enum Rejection {
     InvalidSortOption = 13,
     /// Transactions nested deeper than [`MAX_TXN_DEPTH`].
     TooDeep = 14,
+    RootUserNotExist = 15,
+    RootRoleNotExist = 16,
+    UserExists = 17,
+    /// A client that showed nothing while authentication is on; also a user without a name.
+    UserEmpty = 18,
+    UserNotFound = 19,
+    RoleExists = 20,
+    RoleNotFound = 21,
+    RoleEmpty = 22,
+    AuthFailed = 23,
+    PermissionNotGiven = 24,
+    PermissionDenied = 25,
+    RoleNotGranted = 26,
+    PermissionNotGranted = 27,
+    AuthNotEnabled = 28,
+    /// What would lock everybody out, or a permission on no range at all.
+    InvalidAuthManagement = 29,
+    /// The actor was established before the last change of users, roles or permissions.
+    AuthOldRevision = 30,
+    /// No answer of the state machine: the member that took the request does not know the token.
+    InvalidAuthToken = 31,
 }
 
 impl Reply {

@@ -17,6 +17,12 @@ const LEASE: u8 = 0x05;
 const LEASE_KEY: u8 = 0x06;
 const MEMBER: u8 = 0x07;
 const ALARM: u8 = 0x08;
+const AUTH: u8 = 0x09;
+
+/// Inside [`AUTH`].
+const AUTH_STATE: u8 = 0x00;
+const AUTH_USER: u8 = 0x01;
+const AUTH_ROLE: u8 = 0x02;
 
 const ESCAPED_ZERO: [u8; 2] = [0x00, 0xFF];
 const TERMINATOR: [u8; 2] = [0x00, 0x01];
@@ -183,6 +189,28 @@ pub(crate) fn alarm_end() -> Bytes {
 pub(crate) fn alarm_parts(stored: &[u8]) -> Result<(u8, u64), Fault> {
     let [ALARM, kind, member @ ..] = stored else { return Err(Fault::shape("alarm key")) };
     Ok((*kind, u64::from_be_bytes(member.try_into().map_err(|_| Fault::shape("alarm key"))?)))
+}
+
+pub(crate) fn auth_state() -> Bytes {
+    Bytes::from_static(&[AUTH, AUTH_STATE])
+}
+
+/// With the empty name: the first key of all users.
+pub(crate) fn user(name: &str) -> Bytes {
+    [&[AUTH, AUTH_USER], name.as_bytes()].concat().into()
+}
+
+pub(crate) fn user_end() -> Bytes {
+    Bytes::from_static(&[AUTH, AUTH_USER + 1])
+}
+
+/// With the empty name: the first key of all roles.
+pub(crate) fn role(name: &str) -> Bytes {
+    [&[AUTH, AUTH_ROLE], name.as_bytes()].concat().into()
+}
+
+pub(crate) fn role_end() -> Bytes {
+    Bytes::from_static(&[AUTH, AUTH_ROLE + 1])
 }
 
 fn prefixed(prefix: u8, rest: &[u8]) -> Bytes {

@@ -1,5 +1,10 @@
 //! Leases as records: an id, a time to live, the keys attached. Deadlines are the lessor's, outside the replicated state:
-//! time enters as a [`LeaseRevoke`] that the leader proposes.
+//! time enters as a [`LeaseRevoke`] that the leader proposes, and as a [`LeaseCheckpoint`] that tells the leader after it
+//! how far it had counted.
+//!
+//! A checkpoint may reach apply late: behind a renewal that took it back, or behind a new lease under the same id. So
+//! every record has a stamp, random at first and moved by every checkpoint, and a checkpoint names the stamp that it was
+//! judged on. With any other it changes nothing.
 
 use bytes::Bytes;
 use prost::Message;
@@ -7,7 +12,8 @@ use prost::Message;
 use crate::apply::Outcome;
 use crate::change::Change;
 use crate::{
-    Direction, Done, Fault, LeaseGrant, LeaseId, LeaseRevoke, Rejection, ReplyBody, View, alarm, keys, record,
+    Direction, Done, Fault, LeaseCheckpoint, LeaseGrant, LeaseId, LeaseRevoke, Rejection, ReplyBody, View,
+    alarm, keys, record,
 };
 
 /// etcd's bound (lease/lessor.go, MaxLeaseTTL: 9,000,000,000 seconds).
@@ -20,6 +26,18 @@ pub struct LeaseRecord {
     pub id: LeaseId,
     /// The full time to live.
     pub ttl_ms: u64,
+    /// Names this state of this lease, see [`crate::LeaseRemaining::stamp`].
+    pub stamp: u64,
+    /// What remained when a leader last counted, if that is not the full time to live.
+    pub remaining_ms: Option<u64>,
+}
+
+impl LeaseRecord {
+    /// The stamp after the one of a record that was just checkpointed.
+    #[must_use]
+    pub fn next_stamp(stamp: u64) -> u64 {
+        stamp.wrapping_add(1)
+    }
 }
 
 /// What is stored under the id.
@@ -27,6 +45,11 @@ pub struct LeaseRecord {
 struct StoredLease {
     #[prost(uint64, tag = "1")]
     ttl_ms: u64,
+    #[prost(fixed64, tag = "2")]
+    stamp: u64,
+    /// 0: in full.
+    #[prost(uint64, tag = "3")]
+    remaining_ms: u64,
 }
 
 pub(crate) fn grant(change: &mut Change<'_>, grant: &LeaseGrant) -> Outcome {
@@ -43,7 +66,7 @@ pub(crate) fn grant(change: &mut Change<'_>, grant: &LeaseGrant) -> Outcome {
     if lease(&change.view, grant.id)?.is_some() {
         return Ok(Err(Rejection::LeaseExists));
     }
-    let stored = StoredLease { ttl_ms: grant.ttl_ms };
+    let stored = StoredLease { ttl_ms: grant.ttl_ms, stamp: grant.stamp, remaining_ms: 0 };
     change.view.put(keys::lease(grant.id), stored.encode_to_vec().into());
     Ok(Ok(ReplyBody::LeaseGrant(grant.clone())))
 }
@@ -61,6 +84,21 @@ pub(crate) fn revoke(change: &mut Change<'_>, revoke: &LeaseRevoke) -> Outcome {
         change.delete(kv.ok_or(Fault::Inconsistent { what: "a lease holds a key that does not exist" })?);
     }
     change.view.delete(keys::lease(revoke.id));
+    Ok(Ok(ReplyBody::Done(Done {})))
+}
+
+/// No alarm stands in its way: it touches no key.
+pub(crate) fn checkpoint(change: &mut Change<'_>, checkpoint: &LeaseCheckpoint) -> Outcome {
+    for judged in &checkpoint.leases {
+        let Some(lease) = lease(&change.view, judged.id)? else { continue };
+        if lease.stamp != judged.stamp {
+            continue;
+        }
+        let remaining_ms = if judged.remaining_ms < lease.ttl_ms { judged.remaining_ms } else { 0 };
+        let stamp = LeaseRecord::next_stamp(lease.stamp);
+        let stored = StoredLease { ttl_ms: lease.ttl_ms, stamp, remaining_ms };
+        change.view.put(keys::lease(lease.id), stored.encode_to_vec().into());
+    }
     Ok(Ok(ReplyBody::Done(Done {})))
 }
 
@@ -89,5 +127,6 @@ pub fn lease_keys(view: &dyn View, id: LeaseId) -> Result<Vec<Bytes>, Fault> {
 fn decode(id: LeaseId, value: Bytes) -> Result<LeaseRecord, Fault> {
     let stored = StoredLease::decode(value)
         .map_err(|error| Fault::Undecodable { what: "lease", source: Some(error) })?;
-    Ok(LeaseRecord { id, ttl_ms: stored.ttl_ms })
+    let remaining_ms = (stored.remaining_ms > 0).then_some(stored.remaining_ms);
+    Ok(LeaseRecord { id, ttl_ms: stored.ttl_ms, stamp: stored.stamp, remaining_ms })
 }

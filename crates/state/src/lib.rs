@@ -39,10 +39,13 @@
 //!  02 key                           KeyValue                    latest:   what a range reads now, in one scan
 //!  03 main sub                      kind KeyValue               event:    what happened, in order
 //!  04 esc(key) main                 sub kind                    version:  where a key's past is
-//!  05 lease                         ttl                         leases (records; deadlines are the lessor's)
+//!  05 lease                         ttl stamp remaining         leases (records; deadlines are the lessor's)
 //!  06 lease key                     -                           the keys attached to a lease
 //!  07 member                        name, client URLs           what members announced
 //!  08 kind member                   -                           raised alarms
+//!  09 00                            enabled, revision           authentication ([`auth`])
+//!  09 01 name                       password hash, roles        users
+//!  09 02 name                       permissions                 roles
 //!
 //!  put a=1, put b=1, txn { put a=2; del b }:
 //!
@@ -64,17 +67,19 @@
 //!   that its latest record names and to no other.
 //! - Answers depend on the logical compaction only, never on how far the physical removal got ([`compact_slice`]), nor on
 //!   how commands were cut into chunks.
-//! - Time enters as commands: a lease ends by a [`LeaseRevoke`], never inside apply.
+//! - Time enters as commands: a lease ends by a [`LeaseRevoke`], and what remains of it at a change of the leader was
+//!   counted by a [`LeaseCheckpoint`]; never inside apply.
 //!
 //! # What is missing
 //!
-//! Authentication. Limits on sizes and on the number of operations are the proposer's (etcd crate); only what apply must
+//! Limits on sizes and on the number of operations are the proposer's (etcd crate); only what apply must
 //! decide the same everywhere is decided here. A snapshot needs no code of its own: it is every pair of the map.
 //!
 //! Sources: etcd, server/storage/mvcc and server/etcdserver/txn, for semantics; toyDB for the shape of keys and scripts.
 
 mod alarm;
 mod apply;
+pub mod auth;
 mod change;
 pub mod command;
 mod compact;

@@ -1,10 +1,14 @@
-//! Commands are written into logs that later builds read. `fixtures/commands-1.txt` holds, line by line, what format 1
-//! looks like: the bytes in hex, then what they mean. Lines are only ever added.
+//! Commands are written into logs that later builds read. `fixtures/commands-N.txt` holds, line by line, what format N
+//! looks like: the bytes in hex, then what they mean. Lines are only ever added, and only to the newest.
 
+use quorate_state::auth::{
+    AssignToken, Auth, AuthAction, Name, Permission, PermissionKind, RoleGrant, RoleRevoke, UserAdd,
+    UserChangePassword, UserRole,
+};
 use quorate_state::{
-    Alarm, AlarmKind, Applier, Body, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange,
-    FORMAT, Fault, MAX_TXN_DEPTH, PublishMember, Put, Range, Rejection, SortOrder, SortTarget, Txn, TxnOp,
-    TxnOpBody,
+    Actor, Alarm, AlarmKind, Applier, Body, Command, Compact, Compare, CompareResult, CompareTarget,
+    DeleteRange, Done, FORMAT, Fault, LeaseRemaining, MAX_TXN_DEPTH, PublishMember, Put, Range, Rejection,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpBody,
 };
 
 use crate::memory::Memory;
@@ -12,6 +16,9 @@ use crate::memory::Memory;
 fn op(body: TxnOpBody) -> TxnOp {
     TxnOp { body: Some(body) }
 }
+
+/// Of [`commands`], those that format 1 could say; their bytes differ in the format alone.
+const OF_FORMAT_1: usize = 14;
 
 /// Every kind with every field set, and the smallest of each.
 fn commands() -> Vec<Command> {
@@ -80,13 +87,65 @@ fn commands() -> Vec<Command> {
         Command::txn(txn),
         Command::compact(5),
         Command::new(Body::Compact(Compact { revision: 5, physical: true })),
-        Command::lease_grant(i64::MAX, 5000),
-        Command::lease_grant(-1, u64::MAX),
+        Command::lease_grant(i64::MAX, 5000, 0),
+        Command::lease_grant(-1, u64::MAX, 0),
         Command::lease_revoke(7),
         Command::new(Body::Alarm(Alarm { clear: false, member: 1, kind: AlarmKind::NoSpace.into() })),
         Command::new(Body::Alarm(alarm)),
         Command::new(Body::PublishMember(publish)),
+        Command::lease_grant(7, 5000, u64::MAX - 1),
+        Command::lease_checkpoint(Vec::new()),
+        Command::lease_checkpoint(vec![
+            LeaseRemaining { id: -7, stamp: u64::MAX, remaining_ms: 2500 },
+            LeaseRemaining { id: 8, stamp: 1, remaining_ms: 0 },
+        ]),
+        Command { actor: Some(Actor::default()), ..Command::put("key", "value") },
+        Command {
+            actor: Some(Actor { user: "user".to_owned(), auth_revision: 300 }),
+            ..Command::put("key", "value")
+        },
     ]
+    .into_iter()
+    .chain(auth_commands())
+    .collect()
+}
+
+fn auth_commands() -> impl Iterator<Item = Command> {
+    let name = || Name { name: "name".to_owned() };
+    let user_role = || UserRole { user: "user".to_owned(), role: "role".to_owned() };
+    let permission =
+        Permission { kind: PermissionKind::ReadWrite.into(), key: "key".into(), range_end: "kez".into() };
+    let actions = [
+        AuthAction::Enable(Done {}),
+        AuthAction::Disable(Done {}),
+        AuthAction::UserAdd(UserAdd {
+            name: "user".to_owned(),
+            password_hash: "hash".into(),
+            no_password: true,
+        }),
+        AuthAction::UserDelete(name()),
+        AuthAction::UserChangePassword(UserChangePassword {
+            name: "user".to_owned(),
+            password_hash: "hash".into(),
+        }),
+        AuthAction::UserGrantRole(user_role()),
+        AuthAction::UserRevokeRole(user_role()),
+        AuthAction::RoleAdd(name()),
+        AuthAction::RoleDelete(name()),
+        AuthAction::RoleGrant(RoleGrant { role: "role".to_owned(), permission: Some(permission) }),
+        AuthAction::RoleGrant(RoleGrant { role: "role".to_owned(), permission: None }),
+        AuthAction::RoleRevoke(RoleRevoke {
+            role: "role".to_owned(),
+            key: "key".into(),
+            range_end: "kez".into(),
+        }),
+        AuthAction::AssignToken(AssignToken {
+            token: "abcdefghijklmnop".to_owned(),
+            user: "user".to_owned(),
+            auth_revision: 300,
+        }),
+    ];
+    actions.into_iter().map(|action| Command::new(Body::Auth(Auth::new(action))))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -100,22 +159,34 @@ fn unhex(text: &str) -> Vec<u8> {
 
 #[test]
 fn format_1_decodes_for_ever() {
-    let fixture = include_str!("fixtures/commands-1.txt");
+    let expected = commands().into_iter().take(OF_FORMAT_1);
+    decodes(
+        include_str!("fixtures/commands-1.txt"),
+        expected.map(|command| Command { format: 1, ..command }).collect(),
+    );
+}
+
+#[test]
+fn format_2_decodes_for_ever() {
+    decodes(include_str!("fixtures/commands-2.txt"), commands());
+}
+
+fn decodes(fixture: &str, expected: Vec<Command>) {
     let lines: Vec<&str> = fixture.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(lines.len(), commands().len(), "as many lines as commands");
-    for (line, expected) in lines.iter().zip(commands()) {
+    assert_eq!(lines.len(), expected.len(), "as many lines as commands");
+    for (line, expected) in lines.iter().zip(expected) {
         // The meaning in the file is for people; what counts is the value that the test builds.
         let (bytes, _meaning) = line.split_once(' ').expect("bytes and meaning");
-        let decoded = Command::decode_bytes(unhex(bytes).into()).expect("format 1 decodes");
+        let decoded = Command::decode_bytes(unhex(bytes).into()).expect("every format decodes");
         assert_eq!(decoded, expected);
     }
 }
 
-/// As long as format 1 is what is written. Prints the lines to add for new commands.
+/// As long as format 2 is what is written. Prints the lines to add for new commands.
 #[test]
 fn commands_encode_as_the_fixture_says() {
-    assert_eq!(FORMAT, 1, "a new format gets a fixture of its own; format 1's is only decoded from then on");
-    let fixture = include_str!("fixtures/commands-1.txt");
+    assert_eq!(FORMAT, 2, "a new format gets a fixture of its own; format 2's is only decoded from then on");
+    let fixture = include_str!("fixtures/commands-2.txt");
     let missing: Vec<String> = commands()
         .iter()
         .map(|command| format!("{} {command:?}", hex(&command.encode_to_bytes().expect("not too deep"))))

@@ -6,6 +6,7 @@
 //!   that still fail, and the seed line to keep in `proptest-regressions`; `PROPTEST_CASES` sets how many are tried.
 //! - `formats`: the bytes of every format that was ever in a log still decode, and mean the same.
 
+mod auth_model;
 mod formats;
 mod memory;
 mod model;

@@ -10,6 +10,8 @@ use quorate_state::{
     TxnOpReplyBody, TxnReply,
 };
 
+use crate::auth_model::AuthModel;
+
 type Map = BTreeMap<Bytes, KeyValue>;
 
 pub(crate) struct Model {
@@ -18,9 +20,11 @@ pub(crate) struct Model {
     /// By revision.
     events: Vec<Vec<Event>>,
     pub(crate) compacted: Revision,
-    leases: BTreeMap<i64, u64>,
+    /// (ttl, stamp, what remains or 0).
+    pub(crate) leases: BTreeMap<i64, (u64, u64, u64)>,
     /// Of kind 1 (NOSPACE) and 2 (CORRUPT), by member.
     alarms: Vec<(u64, i32)>,
+    pub(crate) auth: AuthModel,
 }
 
 /// One revision in the making.
@@ -46,6 +50,7 @@ impl Model {
             compacted: 0,
             leases: BTreeMap::new(),
             alarms: Vec::new(),
+            auth: AuthModel::new(),
         }
     }
 
@@ -63,7 +68,9 @@ impl Model {
 
     pub(crate) fn apply(&mut self, command: &Command) -> (Reply, Vec<Event>) {
         let mut working = Working { map: self.now().clone(), events: Vec::new(), main: self.revision() + 1 };
-        let outcome = self.outcome(&mut working, command.body.as_ref().expect("a body"));
+        let body = command.body.as_ref().expect("a body");
+        let permitted = self.auth.check(command.actor.as_ref(), body, &|lease| self.lease_keys(lease));
+        let outcome = permitted.and_then(|()| self.outcome(&mut working, body));
         let body = match outcome {
             Ok(body) => {
                 if !working.events.is_empty() {
@@ -84,7 +91,7 @@ impl Model {
         let raised = |kind| self.alarms.iter().any(|(_, raised)| *raised == kind);
         let (no_space, corrupt) = (raised(1), raised(2));
         match body {
-            Body::Alarm(_) | Body::PublishMember(_) => {}
+            Body::Alarm(_) | Body::PublishMember(_) | Body::LeaseCheckpoint(_) | Body::Auth(_) => {}
             _ if corrupt => return Err(Rejection::Corrupt),
             Body::Put(_) | Body::LeaseGrant(_) if no_space => return Err(Rejection::NoSpace),
             Body::Txn(txn)
@@ -118,8 +125,19 @@ impl Model {
                 if self.leases.contains_key(&grant.id) {
                     return Err(Rejection::LeaseExists);
                 }
-                self.leases.insert(grant.id, grant.ttl_ms);
+                self.leases.insert(grant.id, (grant.ttl_ms, grant.stamp, 0));
                 Ok(ReplyBody::LeaseGrant(grant.clone()))
+            }
+            Body::LeaseCheckpoint(checkpoint) => {
+                for judged in &checkpoint.leases {
+                    if let Some((ttl, stamp, remaining)) = self.leases.get_mut(&judged.id)
+                        && *stamp == judged.stamp
+                    {
+                        *stamp += 1;
+                        *remaining = if judged.remaining_ms >= *ttl { 0 } else { judged.remaining_ms };
+                    }
+                }
+                Ok(ReplyBody::Done(Done {}))
             }
             Body::LeaseRevoke(revoke) => {
                 self.leases.remove(&revoke.id).ok_or(Rejection::LeaseNotFound)?;
@@ -146,7 +164,13 @@ impl Model {
                 Ok(ReplyBody::Done(Done {}))
             }
             Body::PublishMember(_) => Ok(ReplyBody::Done(Done {})),
+            Body::Auth(auth) => self.auth.apply(auth).map(ReplyBody::Auth),
         }
+    }
+
+    fn lease_keys(&self, lease: i64) -> Vec<Bytes> {
+        let attached = self.now().values().filter(|kv| kv.lease != 0 && kv.lease == lease);
+        attached.map(|kv| kv.key.clone()).collect()
     }
 
     fn check_put(&self, put: &Put) -> Result<(), Rejection> {

@@ -1,14 +1,16 @@
 //! Random commands on three stores and the model: `live` is compacted physically in random slices, `untouched` never, and
 //! `single` gets every command as a batch of its own. All must answer like the model, at every revision.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use quorate_state::{
     Alarm, Applier, Body, Command, Compact, Compare, CompareTarget, Cursor, DeleteRange, Direction,
-    LeaseGrant, LeaseRevoke, Overlay, Put, Range, Txn, TxnOp, TxnOpBody, View, compact_slice,
-    event_with_prev, events, hash_kv, lease_keys, leases, range, revision, txn_read,
+    LeaseCheckpoint, LeaseGrant, LeaseRemaining, LeaseRevoke, Overlay, Put, Range, Txn, TxnOp, TxnOpBody,
+    View, compact_slice, event_with_prev, events, hash_kv, lease_keys, leases, range, revision, txn_read,
 };
 
 use crate::memory::Memory;
@@ -120,7 +122,15 @@ fn a_command() -> impl Strategy<Value = Command> {
         4 => a_delete().prop_map(Body::DeleteRange),
         8 => a_txn().prop_map(Body::Txn),
         2 => (0..20i64).prop_map(|revision| Body::Compact(Compact { revision, physical: false })),
-        3 => LEASES.prop_map(|id| Body::LeaseGrant(LeaseGrant { id, ttl_ms: 5000 })),
+        3 => (LEASES, 0..3u64).prop_map(|(id, stamp)| Body::LeaseGrant(LeaseGrant { id, ttl_ms: 5000, stamp })),
+        3 => vec((LEASES, 0..4u64, 0..6u64), 0..3).prop_map(|leases| {
+            let leases = leases.into_iter().map(|(id, stamp, seconds)| LeaseRemaining {
+                id,
+                stamp,
+                remaining_ms: seconds * 1000,
+            });
+            Body::LeaseCheckpoint(LeaseCheckpoint { leases: leases.collect() })
+        }),
         1 => LEASES.prop_map(|id| Body::LeaseRevoke(LeaseRevoke { id })),
         1 => (prop::bool::weighted(0.8), 0..3u64, 0..3i32)
             .prop_map(|(clear, member, kind)| Body::Alarm(Alarm { clear, member, kind })),
@@ -174,6 +184,10 @@ fn check_everything(model: &Model, store: &Memory) {
         events(store, model.compacted, usize::MAX).unwrap(),
         model.events(model.compacted, usize::MAX)
     );
+    let known: Vec<_> = leases(store).unwrap();
+    let known =
+        known.iter().map(|lease| (lease.id, (lease.ttl_ms, lease.stamp, lease.remaining_ms.unwrap_or(0))));
+    assert_eq!(known.collect::<BTreeMap<_, _>>(), model.leases);
     check_leases(store);
 }
 

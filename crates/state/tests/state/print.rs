@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use quorate_state::auth::AuthState;
 use quorate_state::{Event, KeyValue, RangeReply, Reply, ReplyBody, TxnOpReplyBody, TxnReply};
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -69,6 +70,10 @@ fn delete(deleted: i64, prev_kvs: &[KeyValue]) -> Vec<String> {
     lines
 }
 
+pub(crate) fn auth_state(state: &AuthState) -> String {
+    format!("authentication {}, auth revision {}", if state.enabled { "on" } else { "off" }, state.revision)
+}
+
 /// The answer, then the events.
 pub(crate) fn reply(reply: &Reply, events: &[Event]) -> Vec<String> {
     let mut lines = match reply.body.as_ref().expect("a reply has a body") {
@@ -77,6 +82,7 @@ pub(crate) fn reply(reply: &Reply, events: &[Event]) -> Vec<String> {
         ReplyBody::DeleteRange(reply) => delete(reply.deleted, &reply.prev_kvs),
         ReplyBody::Txn(reply) => txn(reply),
         ReplyBody::Done(_) => vec!["done".to_owned()],
+        ReplyBody::Auth(state) => vec![auth_state(state)],
         ReplyBody::LeaseGrant(grant) => vec![format!("granted {} for {} ms", grant.id, grant.ttl_ms)],
     };
     let first = lines.first_mut().expect("at least one line");

@@ -4,9 +4,9 @@
 use std::error::Error;
 
 use quorate_state::{
-    Alarm, AlarmKind, Applier, Body, Command, Compact, Cursor, Event, PublishMember, Reply, alarms,
-    compact_slice, compacted, event_with_prev, events, hash_kv, lease, lease_keys, leases, members, range,
-    revision, txn_read,
+    Alarm, AlarmKind, Applier, Body, Command, Compact, Cursor, Event, LeaseRemaining, PublishMember, Reply,
+    alarms, compact_slice, compacted, event_with_prev, events, hash_kv, lease, lease_keys, leases, members,
+    range, revision, txn_read,
 };
 
 use crate::memory::Memory;
@@ -115,9 +115,12 @@ impl Script {
                     assert_eq!(lease(store, record.id)?, Some(record));
                     let keys: Vec<String> =
                         lease_keys(store, record.id)?.iter().map(|key| print::text(key)).collect();
-                    lines.push(
-                        format!("{} for {} ms: {}", record.id, record.ttl_ms, keys.join(" ")).trim().into(),
-                    );
+                    let remaining =
+                        record.remaining_ms.map(|ms| format!(", {ms} ms remain (stamp {})", record.stamp));
+                    let remaining = remaining.unwrap_or_default();
+                    let line =
+                        format!("{} for {} ms{remaining}: {}", record.id, record.ttl_ms, keys.join(" "));
+                    lines.push(line.trim().to_owned());
                 }
                 if lines.is_empty() { vec!["none".to_owned()] } else { lines }
             }
@@ -159,7 +162,18 @@ impl Script {
                 return Ok(Some(self.apply_command(Command::lease_grant(
                     words.next_number("id")?,
                     words.next_number::<u64>("ttl in seconds")? * 1000,
+                    words.named("stamp")?,
                 ))?));
+            }
+            // checkpoint LEASE STAMP REMAINING_SECONDS …
+            "checkpoint" => {
+                let mut leases = Vec::new();
+                while let Ok(id) = words.next_number("id") {
+                    let stamp = words.next_number("stamp")?;
+                    let remaining_ms = words.next_number::<u64>("remaining seconds")? * 1000;
+                    leases.push(LeaseRemaining { id, stamp, remaining_ms });
+                }
+                return Ok(Some(self.apply_command(Command::lease_checkpoint(leases))?));
             }
             "revoke" => {
                 return Ok(Some(self.apply_command(Command::lease_revoke(words.next_number("id")?))?));
