@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use prost::Message;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Asked at run time: a build script that is reused by another checkout must look there.
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
@@ -9,8 +11,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut files = Vec::new();
     collect(&root, &mut files)?;
     files.sort();
-    let descriptors = protox::compile(&files, [&root])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let mut descriptors = protox::compile(&files, [&root])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors.clone())?;
+    // Comments and positions are for generated code; at run time they would only take memory.
+    for file in &mut descriptors.file {
+        file.source_code_info = None;
+    }
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     Ok(())
 }
 

@@ -1,8 +1,7 @@
 //! What comes in on the port: gRPC to the services, the rest to a few plain paths.
 //!
 //! etcd's rule is the one here: HTTP/2 with a content type that names gRPC is gRPC (`server/embed/serve.go`,
-//! `grpcHandlerFunc`). Everything else is small and answered in one piece. The JSON gateway will be one more arm of
-//! [`Http::plain`], for paths under `/v3/`.
+//! `grpcHandlerFunc`). What lies under `/v3/` is the JSON gateway's; the rest is small and answered in one piece.
 
 use std::sync::Arc;
 
@@ -17,15 +16,20 @@ use quorate_wire::etcdserverpb::kv_server::KvServer;
 use quorate_wire::etcdserverpb::lease_server::LeaseServer;
 use quorate_wire::etcdserverpb::maintenance_server::MaintenanceServer;
 use quorate_wire::etcdserverpb::watch_server::WatchServer;
+use quorate_wire::v3electionpb::election_server::ElectionServer;
+use quorate_wire::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
-use tower::ServiceExt;
 
 use crate::auth::AuthService;
+use crate::calls::Calls;
 use crate::cluster::ClusterService;
 use crate::context::Context;
+use crate::election::ElectionService;
+use crate::gateway::{self, Gateway, Limits};
 use crate::health::{self, Check, Query};
 use crate::kv::KvService;
 use crate::lease::LeaseService;
+use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::{Answer, Metrics};
 use crate::watch::WatchService;
@@ -35,6 +39,9 @@ use crate::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 /// is refused by the decoder (etcd, `server/embed/config.go`, `grpcOverheadBytes`).
 const MESSAGE_OVERHEAD: usize = 512 * 1024;
 
+/// JSON may be this much larger than the message it stands for: base64 takes a third more, names and numbers the rest.
+const JSON_EXPANSION: usize = 2;
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OPENMETRICS: HeaderValue =
@@ -43,7 +50,8 @@ const OPENMETRICS: HeaderValue =
 /// One per server; a clone per connection.
 #[derive(Clone)]
 pub(crate) struct Http {
-    grpc: Routes,
+    calls: Calls,
+    gateway: Gateway,
     context: Arc<Context>,
     metrics: Arc<Metrics>,
 }
@@ -59,22 +67,25 @@ impl Http {
                 MaintenanceServer::new(MaintenanceService(context.clone())).max_decoding_message_size(limit),
             )
             .add_service(AuthServer::new(AuthService(context.clone())).max_decoding_message_size(limit))
-            .prepare();
-        Http { grpc, context, metrics }
+            .add_service(LockServer::new(LockService(context.clone())).max_decoding_message_size(limit))
+            .add_service(ElectionServer::new(ElectionService(context.clone())).max_decoding_message_size(limit));
+        let calls = Calls::new(grpc, metrics.clone());
+        let limits = Limits { body_bytes: limit * JSON_EXPANSION, body_time: context.options.body_timeout };
+        Http { gateway: Gateway::new(calls.clone(), limits), calls, context, metrics }
     }
 
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
         if is_grpc(&request) {
-            let call = self.metrics.begin(request.uri().path());
-            let response = match self.grpc.oneshot(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            };
-            return match call {
-                Some(call) => call.watch(response),
-                None => response.map(Answer::new),
-            };
+            return self.calls.answer(request).await;
         }
+        if gateway::owns(request.uri().path()) {
+            return self.gateway.answer(request).await;
+        }
+        self.plain(request.method(), request.uri().path(), request.uri().query()).await
+    }
+
+    /// Metrics and health alone.
+    pub(crate) async fn observe(&self, request: &Request<Incoming>) -> Response<Answer> {
         self.plain(request.method(), request.uri().path(), request.uri().query()).await
     }
 

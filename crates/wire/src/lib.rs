@@ -35,3 +35,7 @@ pub mod v3electionpb {
 pub mod raft {
     tonic::include_proto!("quorate.raft.v1");
 }
+
+/// An encoded `google.protobuf.FileDescriptorSet` of all of the above, for what works on messages by their description:
+/// the JSON gateway.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

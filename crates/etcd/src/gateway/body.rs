@@ -1,0 +1,220 @@
+//! The JSON values of a request's body, one after the other, as they arrive.
+//!
+//! A watch's body is open-ended: a value is handed on when its last brace is there, without waiting for more. So the end
+//! of a value is found first, by looking at braces and quotes alone, and only then is it read. The same look bounds the
+//! depth, before any reader could recurse that far.
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use tonic::Status;
+
+/// Braces within braces. A transaction may be nested to a depth of 32 (`quorate_state::MAX_TXN_DEPTH`), each at three of
+/// them, and the reader stands 128.
+const MAX_DEPTH: usize = 120;
+
+/// The values of `body`.
+pub(crate) struct Values<B> {
+    body: B,
+    /// What has arrived and was not handed on.
+    buffer: BytesMut,
+    scan: Scan,
+    limit_bytes: usize,
+}
+
+impl<B> Values<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    pub(crate) fn new(body: B, limit_bytes: usize) -> Values<B> {
+        Values { body, buffer: BytesMut::new(), scan: Scan::default(), limit_bytes }
+    }
+
+    /// The next value; None at the end of the body. After an error there is no more.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(end) = self.scan.run(&self.buffer)? {
+                self.scan = Scan::default();
+                return Ok(Some(self.buffer.split_to(end).freeze()));
+            }
+            let Some(frame) = self.body.frame().await else {
+                return if self.scan.is_between() {
+                    Ok(None)
+                } else {
+                    Err(Status::invalid_argument("unexpected EOF"))
+                };
+            };
+            // The client has gone, or does not speak HTTP: nobody will read the answer.
+            let frame = frame.map_err(|_| Status::cancelled("the request broke off"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if self.buffer.len() + data.len() > self.limit_bytes {
+                let size = self.buffer.len() + data.len();
+                return Err(too_large(size, self.limit_bytes));
+            }
+            self.buffer.extend_from_slice(&data);
+        }
+    }
+
+    /// To the end of the body, whatever is there. An error when it broke off: the client has gone.
+    pub(crate) async fn drain(&mut self) -> Result<(), B::Error> {
+        while let Some(frame) = self.body.frame().await {
+            frame?;
+        }
+        Ok(())
+    }
+
+    /// The first value of a body that should have no other; what follows is passed over, as etcd does.
+    pub(crate) async fn only(mut self) -> Result<Option<Bytes>, Status> {
+        let value = self.next().await?;
+        let mut rest = self.buffer.len();
+        // To its end, so that the connection can be used again.
+        while let Some(Ok(frame)) = self.body.frame().await {
+            rest += frame.data_ref().map_or(0, Bytes::len);
+            if rest > self.limit_bytes {
+                return Err(too_large(rest, self.limit_bytes));
+            }
+        }
+        Ok(value)
+    }
+}
+
+/// gRPC's own word for a message over the limit (grpc-go, `rpc_util.go`, `recvMsg`).
+fn too_large(size: usize, limit: usize) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({size} vs. {limit})"))
+}
+
+/// Where in the buffer the look at it has come to.
+#[derive(Default)]
+struct Scan {
+    at: usize,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    /// No value has begun.
+    fn is_between(&self) -> bool {
+        self.depth == 0
+    }
+
+    /// Looks at what is new in `buffer`: the end of the first value, once it is there.
+    fn run(&mut self, buffer: &[u8]) -> Result<Option<usize>, Status> {
+        while let Some(byte) = buffer.get(self.at) {
+            self.at += 1;
+            if self.in_string {
+                match byte {
+                    _ if self.escaped => self.escaped = false,
+                    b'\\' => self.escaped = true,
+                    b'"' => self.in_string = false,
+                    _ => {}
+                }
+                continue;
+            }
+            match byte {
+                b'{' | b'[' => {
+                    self.depth += 1;
+                    if self.depth > MAX_DEPTH {
+                        return Err(Status::invalid_argument("exceeded max depth"));
+                    }
+                }
+                b' ' | b'\t' | b'\r' | b'\n' => {}
+                _ if self.depth == 0 => {
+                    let character = char::from(*byte).escape_debug();
+                    return Err(Status::invalid_argument(format!(
+                        "invalid character '{character}' looking for beginning of value"
+                    )));
+                }
+                b'"' => self.in_string = true,
+                b'}' | b']' => {
+                    self.depth -= 1;
+                    if self.depth == 0 {
+                        return Ok(Some(self.at));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body of these pieces.
+    fn values(pieces: &[&'static str], limit: usize) -> Values<impl Body<Data = Bytes> + Send + Unpin + use<>> {
+        let frames: Vec<Result<Frame<Bytes>, Infallible>> =
+            pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
+        Values::new(StreamBody::new(stream::iter(frames)), limit)
+    }
+
+    async fn all(pieces: &[&'static str]) -> Vec<Result<Bytes, String>> {
+        let mut values = values(pieces, 1_000);
+        let mut all = Vec::new();
+        loop {
+            match values.next().await {
+                Ok(Some(value)) => all.push(Ok(value)),
+                Ok(None) => return all,
+                Err(status) => {
+                    all.push(Err(status.message().to_owned()));
+                    return all;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn values_end_with_their_last_brace_wherever_the_pieces_do() {
+        let whole = r#" {"a":"}\"{\\"}{"b":[{}]}
+ {}"#;
+        let expected = vec![
+            Ok(Bytes::from(" {\"a\":\"}\\\"{\\\\\"}")),
+            Ok(Bytes::from(r#"{"b":[{}]}"#)),
+            Ok(Bytes::from("\n {}")),
+        ];
+        assert_eq!(all(&[whole]).await, expected);
+        for cut in 1..whole.len() {
+            assert_eq!(all(&[&whole[..cut], &whole[cut..]]).await, expected, "cut at {cut}");
+        }
+        assert_eq!(all(&["", " \n"]).await, Vec::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_value_is_refused_in_gos_words() {
+        let eof = Err("unexpected EOF".to_owned());
+        assert_eq!(all(&["{\"a\""]).await, [eof.clone()]);
+        assert_eq!(all(&["{}", "{\"}"]).await, [Ok(Bytes::from("{}")), eof]);
+        let x = Err("invalid character 'x' looking for beginning of value".to_owned());
+        assert_eq!(all(&["x"]).await, [x.clone()]);
+        assert_eq!(all(&["{}x"]).await, [Ok(Bytes::from("{}")), x]);
+        assert!(all(&["}"]).await[0].is_err());
+    }
+
+    #[tokio::test]
+    async fn size_and_depth_are_bounded() {
+        let mut large = values(&["{\"a\":\"", "0123456789", "\"}"], 12);
+        let status = large.next().await.expect_err("too large");
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(status.message(), "grpc: received message larger than max (16 vs. 12)");
+        let trailing = values(&["{}", "          ", "          "], 12).only().await;
+        assert_eq!(trailing.expect_err("too large").code(), tonic::Code::ResourceExhausted);
+        let deep: &'static str = Box::leak("[".repeat(MAX_DEPTH + 1).into_boxed_str());
+        assert_eq!(all(&[deep]).await, [Err("exceeded max depth".to_owned())]);
+        assert_eq!(all(&[&deep[1..]]).await, [Err("unexpected EOF".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn behind_the_only_value_nothing_is_read() {
+        let value = values(&["{}", "xx"], 12).only().await.expect("a value");
+        assert_eq!(value, Some(Bytes::from("{}")));
+        assert_eq!(values(&[], 12).only().await.expect("nothing"), None);
+    }
+}
