@@ -145,7 +145,8 @@ impl Gateway {
         let transcoder = Transcoder::lines(route);
         let called = if route.takes_stream() {
             // The first is read before anything else, so that what cannot be read gets an ordinary answer.
-            let first = self.in_time(values.next()).await?.map(|value| route.read(Some(value))).transpose()?;
+            let first =
+                self.in_time(values.next()).await?.map(|value| route.read(Some(value))).transpose()?;
             let mut request = tonic::Request::new(requests(first, route.clone(), values, gone));
             *request.metadata_mut() = metadata;
             grpc.streaming(request, route.path(), transcoder).await?
@@ -202,7 +203,7 @@ where
             Ok(Some(message)) => return Some((message, (values, route, gone))),
             Ok(None) => {}
             Err(_) => {
-                if values.drain().await.is_err() {
+                if !values.drain().await {
                     // Nobody listens any more: then nothing is left to be ended.
                     let _ = gone.send(());
                 }

@@ -47,8 +47,7 @@ async fn patronis_calls_are_answered_as_patroni_reads_them() {
     let (_, lease) = http.post("/v3/lease/grant", r#"{"TTL":30}"#).await;
     let id = text(&lease, "/ID").to_owned();
     assert_eq!(lease["TTL"], "30");
-    let (code, mut lines) =
-        http.lines("/v3/lease/keepalive", whole(json!({ "ID": id }).to_string())).await;
+    let (code, mut lines) = http.lines("/v3/lease/keepalive", whole(json!({ "ID": id }).to_string())).await;
     assert_eq!(code, 200);
     assert_eq!(lines.next().await.expect("a line")["result"]["TTL"], "30");
     assert_eq!(lines.next().await, None);
@@ -104,14 +103,14 @@ async fn a_watch_is_a_line_an_answer_and_takes_more_requests() {
     assert_eq!(event["result"]["events"][0]["kv"]["value"], BAR);
     assert_eq!(event["result"]["events"][0].get("type"), None);
     // Two in one piece, the second cut in its middle.
-    requests
-        .send(r#"{"createRequest":{"key":"eA==","watchId":"7"}} {"cancel_req"#)
-        .await
-        .expect("open");
+    requests.send(r#"{"createRequest":{"key":"eA==","watchId":"7"}} {"cancel_req"#).await.expect("open");
     assert_eq!(next().await["result"]["watch_id"], "7");
     requests.send(r#"uest":{"watch_id":7}}"#).await.expect("open");
     let canceled = next().await;
-    assert_eq!((&canceled["result"]["canceled"], &canceled["result"]["watch_id"]), (&json!(true), &json!("7")));
+    assert_eq!(
+        (&canceled["result"]["canceled"], &canceled["result"]["watch_id"]),
+        (&json!(true), &json!("7"))
+    );
     // The body ends, the watch goes on.
     drop(requests);
     writer.post("/v3/kv/deleterange", json!({ "key": FOO }).to_string()).await;
@@ -130,21 +129,20 @@ async fn a_client_that_goes_away_takes_its_watcher_along() {
         let line = metrics.lines().find(|line| line.starts_with("etcd_debugging_mvcc_watcher_total "));
         line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).expect("a number of watchers")
     };
-    let mut clients = Vec::new();
-    for open in [true, false] {
+    for body_is_open in [false, true] {
         let mut http = Http::connect(&cluster.clients[0]).await;
         let request = r#"{"create_request":{"key":"Zm9v"}}"#;
         let (sender, body) = open_body();
         sender.send(request).await.expect("open");
-        let body = if open { body } else { whole(request) };
+        let body = if body_is_open { body } else { whole(request) };
         let (code, mut lines) = http.lines("/v3/watch", body).await;
         assert_eq!(code, 200);
         assert_eq!(lines.next().await.expect("a line")["result"]["created"], true);
-        clients.push((http, sender, lines));
+        eventually("it watches", || async { (watchers().await == 1).then_some(()) }).await;
+        drop((http, lines));
+        let what = format!("nobody watches (body open: {body_is_open})");
+        eventually(&what, || async { (watchers().await == 0).then_some(()) }).await;
     }
-    eventually("both watch", || async { (watchers().await == 2).then_some(()) }).await;
-    drop(clients);
-    eventually("nobody watches", || async { (watchers().await == 0).then_some(()) }).await;
     cluster.stop().await;
 }
 

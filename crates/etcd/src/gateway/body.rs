@@ -20,6 +20,7 @@ pub(crate) struct Values<B> {
     buffer: BytesMut,
     scan: Scan,
     limit_bytes: usize,
+    broke_off: bool,
 }
 
 impl<B> Values<B>
@@ -27,7 +28,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     pub(crate) fn new(body: B, limit_bytes: usize) -> Values<B> {
-        Values { body, buffer: BytesMut::new(), scan: Scan::default(), limit_bytes }
+        Values { body, buffer: BytesMut::new(), scan: Scan::default(), limit_bytes, broke_off: false }
     }
 
     /// The next value; None at the end of the body. After an error there is no more.
@@ -44,8 +45,11 @@ where
                     Err(Status::invalid_argument("unexpected EOF"))
                 };
             };
-            // The client has gone, or does not speak HTTP: nobody will read the answer.
-            let frame = frame.map_err(|_| Status::cancelled("the request broke off"))?;
+            let Ok(frame) = frame else {
+                self.broke_off = true;
+                // Nobody will read it.
+                return Err(Status::cancelled("the request broke off"));
+            };
             let Ok(data) = frame.into_data() else { continue };
             if self.buffer.len() + data.len() > self.limit_bytes {
                 let size = self.buffer.len() + data.len();
@@ -55,12 +59,13 @@ where
         }
     }
 
-    /// To the end of the body, whatever is there. An error when it broke off: the client has gone.
-    pub(crate) async fn drain(&mut self) -> Result<(), B::Error> {
+    /// To the end of the body, whatever is there: whether it came to one. If not, the client has gone, or does not speak
+    /// HTTP.
+    pub(crate) async fn drain(&mut self) -> bool {
         while let Some(frame) = self.body.frame().await {
-            frame?;
+            self.broke_off |= frame.is_err();
         }
-        Ok(())
+        !self.broke_off
     }
 
     /// The first value of a body that should have no other; what follows is passed over, as etcd does.
@@ -150,7 +155,10 @@ mod tests {
     use super::*;
 
     /// A body of these pieces.
-    fn values(pieces: &[&'static str], limit: usize) -> Values<impl Body<Data = Bytes> + Send + Unpin + use<>> {
+    fn values(
+        pieces: &[&'static str],
+        limit: usize,
+    ) -> Values<impl Body<Data = Bytes> + Send + Unpin + use<>> {
         let frames: Vec<Result<Frame<Bytes>, Infallible>> =
             pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
         Values::new(StreamBody::new(stream::iter(frames)), limit)
