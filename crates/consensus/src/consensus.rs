@@ -1,5 +1,8 @@
 //! Consensus for one member: openraft, its stores, its network, behind one cheap handle in our own words.
 
+mod backup;
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +12,9 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, InitializeError, LinearizableReadError, RaftError,
 };
+use openraft::impls::ProgressResponder;
 use openraft::metrics::WaitError;
+use openraft::raft::ClientWriteResponse;
 use openraft::{ChangeMembers, Instant, LinearizerOption, ServerState, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
 use quorate_state::{Reply, View};
@@ -22,7 +27,7 @@ use crate::log_store::LogStore;
 use crate::network::{NetworkFactory, Peers};
 use crate::peer_service::{Plugged, Socket};
 use crate::state_machine::StateMachine;
-use crate::types::{Node, Proposal, Raft};
+use crate::types::{Node, Proposal, Raft, TypeConfig};
 
 /// Entries kept behind the newest snapshot, so that a follower that was away for a moment catches up from the log (etcd
 /// keeps as many).
@@ -180,7 +185,7 @@ impl Consensus {
         let apply_thread::Started { jobs, shared, handle: apply } =
             apply_thread::start(Arc::clone(&engine), snapshots.clone(), log.purged(), observer)?;
         let machine = StateMachine::new(jobs, Arc::clone(&shared));
-        let network = NetworkFactory::new(peers, options.cluster);
+        let network = NetworkFactory::new(peers.clone(), options.cluster);
         let raft = Raft::new(options.id, config, network, LogStore::new(log.clone()), machine).await;
         let raft = raft.map_err(|fatal| {
             let state = shared.failure.borrow().clone();
@@ -189,7 +194,8 @@ impl Consensus {
         socket.plug(Plugged { cluster: options.cluster, id: options.id, raft: raft.clone(), snapshots });
 
         let (send, role) = watch::channel(Role::default());
-        let role_task = tokio::spawn(follow_metrics(raft.clone(), log.clone(), send, shared.failure.clone()));
+        let metrics = follow_metrics(raft.clone(), log.clone(), peers, send, shared.failure.clone());
+        let role_task = tokio::spawn(metrics);
         let apply = Mutex::new(Some(apply));
         let engine = RwLock::new(Some(engine));
         let inner = Inner { raft, id: options.id, shared, engine, log, socket, role, apply, role_task };
@@ -273,7 +279,14 @@ impl Consensus {
 
     /// Proposes here, which works on the leader only, and waits until it is applied here.
     pub async fn propose(&self, proposal: Proposal) -> Result<Committed, ProposeFailure> {
-        match self.inner.raft.client_write(proposal).await {
+        self.committed(self.inner.raft.client_write(proposal).await)
+    }
+
+    fn committed(
+        &self,
+        outcome: Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+    ) -> Result<Committed, ProposeFailure> {
+        match outcome {
             Ok(written) => match written.data.0 {
                 Some(reply) => {
                     let (term, index) = (written.log_id.committed_leader_id().term, written.log_id.index());
@@ -293,6 +306,20 @@ impl Consensus {
             }),
             // It may have been on its way when the core stopped.
             Err(RaftError::Fatal(_)) => Err(ProposeFailure::Unknown),
+        }
+    }
+
+    /// [`Consensus::propose`], provided that this member leads in `term` when the proposal reaches the log: what was judged
+    /// as the leader of one term is not done as the leader of another.
+    pub async fn propose_in_term(&self, proposal: Proposal, term: u64) -> Result<Committed, ProposeFailure> {
+        let (responder, answer) = ProgressResponder::complete_only();
+        let write = self.inner.raft.write(proposal).responder(responder).with_leader(term);
+        if write.await.is_err() {
+            return Err(ProposeFailure::Stopped);
+        }
+        match answer.await {
+            Ok(result) => self.committed(result.map_err(RaftError::APIError)),
+            Err(_) => Err(ProposeFailure::Unknown),
         }
     }
 
@@ -509,11 +536,13 @@ impl Consensus {
 async fn follow_metrics(
     raft: Raft,
     log: Log,
+    peers: Peers,
     role: watch::Sender<Role>,
     failure: watch::Sender<Option<String>>,
 ) {
     let mut servers = raft.server_metrics();
     let mut metrics = raft.metrics();
+    let mut known = None;
     drop(raft);
     loop {
         {
@@ -523,6 +552,11 @@ async fn follow_metrics(
                 if leads { Some(server.id) } else { server.current_leader.filter(|id| *id != server.id) };
             let seen = Role { term: server.vote.leader_id.term, leader };
             role.send_if_modified(|known| std::mem::replace(known, seen) != seen);
+            let membership = &server.membership_config;
+            if known.as_ref() != Some(membership.log_id()) {
+                known = Some(*membership.log_id());
+                peers.moved(membership.membership().nodes());
+            }
         }
         let stopped = {
             let metrics = metrics.borrow_and_update();

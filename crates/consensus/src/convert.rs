@@ -128,6 +128,20 @@ pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
     entry_from_parts(entry.term, entry.index, entry.payload)
 }
 
+/// A member on its way to a peer or into the log.
+#[must_use]
+pub fn node_to_wire(id: u64, node: &Node) -> wire::Node {
+    let Node { name, url, nonce, vacant, promote } = node.clone();
+    wire::Node { id, name, url, nonce, vacant, promote }
+}
+
+/// The other end of [`node_to_wire`], without the id.
+#[must_use]
+pub fn node_from_wire(node: wire::Node) -> Node {
+    let wire::Node { id: _, name, url, nonce, vacant, promote } = node;
+    Node { name, url, nonce, vacant, promote }
+}
+
 pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
     wire::Membership {
         voters: membership
@@ -137,7 +151,7 @@ pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
             .collect(),
         nodes: membership
             .nodes()
-            .map(|(id, node)| wire::Node { id: *id, name: node.name.clone(), url: node.url.clone() })
+            .map(|(id, node)| node_to_wire(*id, node))
             .collect(),
     }
 }
@@ -145,7 +159,7 @@ pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
 pub(crate) fn membership_from_wire(membership: wire::Membership) -> Result<Membership, Malformed> {
     let voters = membership.voters.into_iter().map(|set| set.ids.into_iter().collect()).collect();
     let nodes: std::collections::BTreeMap<u64, Node> =
-        membership.nodes.into_iter().map(|node| (node.id, Node { name: node.name, url: node.url })).collect();
+        membership.nodes.into_iter().map(|node| (node.id, node_from_wire(node))).collect();
     if nodes.is_empty() {
         return Ok(Membership::default());
     }

@@ -48,6 +48,8 @@ use crate::types::{Node, Snapshot, TypeConfig, Vote};
 
 /// A peer on a healthy network answers a connect in well under a millisecond; waiting longer only delays the retry.
 const CONNECT: Duration = Duration::from_millis(100);
+/// The TLS handshake after it: two round trips, and some milliseconds of arithmetic on a slow and busy machine.
+const HANDSHAKE: Duration = Duration::from_millis(350);
 /// Opening the append stream, connecting included.
 const SETUP: Duration = Duration::from_millis(500);
 /// How often the append stream looks for progress; it ends after two looks without any. Longer than a sync on a bad disk.
@@ -83,6 +85,9 @@ enum Lane {
 #[derive(Clone)]
 pub struct Peers {
     channels: Arc<Mutex<HashMap<(String, Lane), Channel>>>,
+    /// Where members are by the membership in force: openraft keeps its clients when a member gets another URL.
+    addresses: Arc<Mutex<HashMap<u64, String>>>,
+    tls: Option<quorate_tls::Client>,
 }
 
 impl Default for Peers {
@@ -109,7 +114,20 @@ impl Peers {
     /// No connection yet.
     #[must_use]
     pub fn new() -> Peers {
-        Peers { channels: Arc::default() }
+        Peers { channels: Arc::default(), addresses: Arc::default(), tls: None }
+    }
+
+    /// The same, for peers whose URLs begin with `https`: each new connection is opened by the certificates of that moment.
+    #[must_use]
+    pub fn with_tls(tls: quorate_tls::Client) -> Peers {
+        Peers { tls: Some(tls), ..Peers::new() }
+    }
+
+    /// Takes over the URLs of the membership in force.
+    pub(crate) fn moved<'n>(&self, nodes: impl Iterator<Item = (&'n u64, &'n Node)>) {
+        let mut addresses = self.addresses.lock();
+        addresses.clear();
+        addresses.extend(nodes.map(|(id, node)| (*id, node.url.clone())));
     }
 
     /// The lane's channel to `url`, connected when first used.
@@ -124,15 +142,23 @@ impl Peers {
             Lane::Append | Lane::Snapshot | Lane::Request => 4 << 20,
             Lane::Urgent => 64 << 10,
         };
-        let channel = endpoint
-            .connect_timeout(CONNECT)
+        let endpoint = endpoint
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(window)
-            .initial_connection_window_size(window)
-            .connect_lazy();
+            .initial_connection_window_size(window);
+        let channel = if url.starts_with("https://") {
+            // Its errors are tonic's for a connection that was never there, so that nothing counts as sent.
+            endpoint.connect_with_connector_lazy(quorate_tls::Connector::new(
+                self.tls.clone(),
+                CONNECT,
+                HANDSHAKE,
+            ))
+        } else {
+            endpoint.connect_timeout(CONNECT).connect_lazy()
+        };
         channels.insert((url.to_owned(), lane), channel.clone());
         Ok(channel)
     }
@@ -294,7 +320,9 @@ impl Network {
     }
 
     fn client(&self, lane: Lane) -> Result<RaftClient<Channel>, RPCError<TypeConfig>> {
-        let channel = self.peers.channel(&self.url, lane).map_err(|status| rpc_error(&status))?;
+        let moved = self.peers.addresses.lock().get(&self.target).cloned();
+        let url = moved.as_deref().unwrap_or(&self.url);
+        let channel = self.peers.channel(url, lane).map_err(|status| rpc_error(&status))?;
         Ok(RaftClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
     }
 

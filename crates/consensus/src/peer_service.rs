@@ -95,16 +95,28 @@ impl Socket {
 
 /// Sockets that listen for peers.
 pub struct PeerListener {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Option<quorate_tls::Acceptor>)>,
 }
 
 impl PeerListener {
-    /// Listens on every address (`host:port`).
-    pub async fn bind(addresses: &[String]) -> Result<PeerListener, BindFailure> {
+    /// Listens on every address: `host:port` with or without `http://`, or `https://host:port` where peers must speak TLS.
+    pub async fn bind(
+        addresses: &[String],
+        tls: Option<&quorate_tls::Acceptor>,
+    ) -> Result<PeerListener, BindFailure> {
         let mut listeners = Vec::new();
         for address in addresses {
-            let listener = listen(address).await.map_err(|source| BindFailure {
-                address: address.clone(),
+            let (bare, acceptor) = match address.strip_prefix("https://") {
+                None => (address.strip_prefix("http://").unwrap_or(address), None),
+                Some(bare) if tls.is_some() => (bare, tls.cloned()),
+                Some(_) => {
+                    let source = io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate");
+                    let remedy = "configure the certificate and key for peers";
+                    return Err(BindFailure { address: address.clone(), remedy, source });
+                }
+            };
+            let listener = listen(bare).await.map_err(|source| BindFailure {
+                address: bare.to_owned(),
                 remedy: match source.kind() {
                     io::ErrorKind::AddrInUse => {
                         "stop the process that has the port, or configure another one"
@@ -115,7 +127,7 @@ impl PeerListener {
                 },
                 source,
             })?;
-            listeners.push(listener);
+            listeners.push((listener, acceptor));
         }
         Ok(PeerListener { listeners })
     }
@@ -123,13 +135,13 @@ impl PeerListener {
     /// Where it listens; with the port that the kernel chose for port 0.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
     }
 
     /// Serves until [`PeerServer::shutdown`].
     #[must_use]
     pub fn serve(self, socket: Socket, handler: Arc<dyn PeerHandler>) -> PeerServer {
-        let tasks = self.listeners.into_iter().map(|listener| {
+        let tasks = self.listeners.into_iter().map(|(listener, tls)| {
             let (stop, stopped) = oneshot::channel::<()>();
             let service = Service { socket: socket.clone(), handler: Arc::clone(&handler) };
             let server = tonic::transport::Server::builder()
@@ -142,10 +154,20 @@ impl PeerListener {
                 .http2_keepalive_timeout(Some(Duration::from_secs(2)))
                 .add_service(RaftGrpc::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
                 .add_service(PeerGrpc::new(service).max_decoding_message_size(MAX_MESSAGE));
-            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
             let task = tokio::spawn(async move {
                 let stopped = async { drop(stopped.await) };
-                if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
+                let served = match tls {
+                    None => {
+                        let incoming =
+                            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+                        server.serve_with_incoming_shutdown(incoming, stopped).await
+                    }
+                    Some(tls) => {
+                        let incoming = crate::peer_tls::incoming(listener, tls);
+                        server.serve_with_incoming_shutdown(incoming, stopped).await
+                    }
+                };
+                if let Err(error) = served {
                     tracing::error!(error = %crate::error::chain(&error), "the peer service has ended");
                 }
             });

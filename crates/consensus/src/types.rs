@@ -44,6 +44,12 @@ pub struct Node {
     pub name: String,
     /// Where its peer service listens.
     pub url: String,
+    /// Of the disk that took an id which an operator had added. 0: the id was never up for taking.
+    pub nonce: u64,
+    /// Added by an operator, and no disk has taken the id yet.
+    pub vacant: bool,
+    /// A learner that is to vote as soon as it has caught up.
+    pub promote: bool,
 }
 
 /// A command on its way into the log: an encoded `Payload` message.

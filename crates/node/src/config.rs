@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_consensus::PeerTls;
+
 use crate::StartError;
-use crate::identity::initial_id;
+use crate::auth::AuthOptions;
+use crate::identity::{Owner, initial_id};
 
 /// A member's configuration. Defaults are etcd's where etcd has the setting.
 #[derive(Debug, Clone)]
@@ -16,8 +19,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Distinguishes clusters that share addresses; part of the cluster id.
     pub cluster_token: String,
-    /// `host:port` to listen on for peers.
+    /// `host:port` or `http://host:port` to listen on for peers; `https://host:port` where they must speak TLS.
     pub peer_listen: Vec<String>,
+    /// For peers whose URLs begin with `https`. Default: none.
+    pub peer_tls: Option<PeerTls>,
     /// This member's peer URL as in `initial_cluster`.
     pub peer_advertise: String,
     /// URLs that clients reach this member by; published to the cluster.
@@ -26,6 +31,11 @@ pub struct Config {
     pub initial_cluster: Vec<(String, String)>,
     /// False: join the cluster that the others already form (etcd's `initial-cluster-state existing`).
     pub new_cluster: bool,
+    /// For a member whose quorum is gone for good: go on alone with what it has, as a cluster of one under a new id. Has an
+    /// effect once; to force it again, start it without this in between.
+    pub force_new_cluster: bool,
+    /// Learners that may be added at the same time. Default 1.
+    pub max_learners: usize,
     /// Raft heartbeat interval. Default 80 ms.
     pub heartbeat: Duration,
     /// Shortest and longest election timeout. Default 200 to 350 ms.
@@ -38,6 +48,8 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// Automatic compaction.
     pub compaction: Compaction,
+    /// Tokens and passwords of clients.
+    pub auth: AuthOptions,
 }
 
 /// See etcd's `--auto-compaction-mode`.
@@ -61,26 +73,38 @@ impl Config {
             data_dir,
             cluster_token: "etcd-cluster".to_owned(),
             peer_listen: vec!["127.0.0.1:2380".to_owned()],
+            peer_tls: None,
             peer_advertise: peer.clone(),
             client_urls: vec!["http://127.0.0.1:2379".to_owned()],
             initial_cluster: vec![(name.to_owned(), peer)],
             new_cluster: true,
+            force_new_cluster: false,
+            max_learners: 1,
             heartbeat: Duration::from_millis(80),
             election: (Duration::from_millis(200), Duration::from_millis(350)),
             snapshot_count: 10_000,
             max_request_bytes: 1_572_864,
             quota_bytes: Some(2 << 30),
             compaction: Compaction::Revisions(10_000),
+            auth: AuthOptions::default(),
         }
     }
 }
 
 impl Config {
+    /// Whom the data directory belongs to.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { token: self.cluster_token.clone(), name: self.name.clone() }
+    }
+
     /// Everything that is wrong, in one error.
     pub fn validate(&self) -> Result<(), StartError> {
         let mut wrong = Vec::new();
         if self.name.is_empty() {
             wrong.push("the member has no name".to_owned());
+        }
+        if self.name.chars().chain(self.cluster_token.chars()).any(char::is_control) {
+            wrong.push("the member's name and the cluster token must not have control characters".to_owned());
         }
         if self.peer_listen.is_empty() {
             wrong.push("there is no address to listen on for peers".to_owned());
@@ -89,7 +113,13 @@ impl Config {
             std::iter::once(&self.peer_advertise).chain(self.initial_cluster.iter().map(|(_, url)| url))
         {
             if !is_peer_url(url) {
-                wrong.push(format!("the peer URL {url:?} is not of the form http://host:port"));
+                wrong.push(format!(
+                    "the peer URL {url:?} is not of the form http://host:port or https://host:port"
+                ));
+            } else if url.starts_with("https://") && self.peer_tls.is_none() {
+                wrong.push(format!(
+                    "the peer URL {url} wants TLS, but no certificate for peers is configured"
+                ));
             }
         }
         let mut names = BTreeSet::new();
@@ -152,8 +182,9 @@ impl Config {
 /// A message between peers holds a page of entries and one request: beyond this it would not fit.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 
-fn is_peer_url(url: &str) -> bool {
-    let Some(authority) = url.strip_prefix("http://") else { return false };
+pub(crate) fn is_peer_url(url: &str) -> bool {
+    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let Some(authority) = authority else { return false };
     let Some((host, port)) = authority.rsplit_once(':') else { return false };
     !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
 }

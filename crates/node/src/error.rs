@@ -42,6 +42,52 @@ pub enum ReadError {
     Stopped,
 }
 
+/// Why the membership was not changed. Nothing was, except where it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// No member has this id.
+    #[error("no member has this id")]
+    NotFound,
+    /// Another member has this id.
+    #[error("another member has this id")]
+    IdExists,
+    /// Another member has this peer URL.
+    #[error("another member has this peer URL")]
+    UrlExists,
+    /// Not of the form http://host:port.
+    #[error("not a peer URL: http://host:port")]
+    InvalidUrl,
+    /// Only a learner can be promoted.
+    #[error("the member is no learner")]
+    NotLearner,
+    /// The learner has not started, or lags too far behind. Ask again.
+    #[error("the learner is not in sync with the leader yet")]
+    LearnerNotReady,
+    /// The configured number of learners is there.
+    #[error("there are as many learners as may be")]
+    TooManyLearners,
+    /// Too few voters would have started to decide anything.
+    #[error("too few voters have started")]
+    NotEnoughStarted,
+    /// Too few voters are alive now: the change would lose the quorum, or there is none. Bring them back, then ask again.
+    #[error("too few voters are alive")]
+    Unhealthy,
+    /// No leader answered in time: it may still happen. Look at the list before you ask again.
+    #[error("{0}")]
+    Unanswered(ReadError),
+}
+
+/// A command is refused before it is proposed for what its reader would be refused for.
+impl From<ReadError> for ProposeError {
+    fn from(error: ReadError) -> ProposeError {
+        match error {
+            ReadError::Rejected(rejection) => ProposeError::Rejected(rejection),
+            ReadError::NoLeader | ReadError::TimedOut => ProposeError::NoLeader,
+            ReadError::Stopped => ProposeError::Stopped,
+        }
+    }
+}
+
 /// Why a member did not start. The sentence names the path or address and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]

@@ -15,10 +15,11 @@ use quorate_consensus::message::answer::Answer;
 use quorate_consensus::message::question::Question;
 use quorate_consensus::message::{self, FailureKind};
 use quorate_consensus::{AskError, MembershipFailure, Proposal, ProposeFailure};
-use quorate_state::{Command, LeaseId, Rejection, Reply, ReplyBody};
+use quorate_state::{Command, LeaseId, LeaseRemaining, Rejection, Reply, ReplyBody};
 use tokio::time::Instant;
 
 use crate::handle::Inner;
+use crate::lessor::Renew;
 use crate::read::Round;
 use crate::{Applied, ProposeError, ReadError, Renewal};
 
@@ -31,11 +32,16 @@ pub(crate) enum NoAnswer {
 }
 
 pub(crate) fn failure(kind: FailureKind, leader: Option<u64>) -> Answer {
-    Answer::Failure(message::Failure { kind: kind.into(), leader: leader.unwrap_or(0), why: String::new() })
+    let leader = leader.unwrap_or(0);
+    Answer::Failure(message::Failure { kind: kind.into(), leader, ..message::Failure::default() })
 }
 
 pub(crate) fn refused(why: String) -> Answer {
-    Answer::Failure(message::Failure { kind: FailureKind::Refused.into(), leader: 0, why })
+    Answer::Failure(message::Failure {
+        kind: FailureKind::Refused.into(),
+        why,
+        ..message::Failure::default()
+    })
 }
 
 impl Inner {
@@ -146,7 +152,8 @@ impl Inner {
                     Attempt::Failed(ProposeError::Indeterminate)
                 }
             },
-            Ok(Answer::ReadAt(_) | Answer::Lease(_) | Answer::Done(_)) | Err(NoAnswer::Unknown) => {
+            Ok(Answer::ReadAt(_) | Answer::Lease(_) | Answer::Done(_) | Answer::Claimed(_))
+            | Err(NoAnswer::Unknown) => {
                 Attempt::Failed(ProposeError::Indeterminate)
             }
             Err(NoAnswer::NotReceived) => Attempt::Again,
@@ -231,7 +238,13 @@ impl Inner {
                 Some(Answer::Failure(failure)) if failure.kind() == FailureKind::NoQuorum => {
                     outcome = ReadError::TimedOut;
                 }
-                Some(Answer::Failure(_) | Answer::Proposed(_) | Answer::ReadAt(_) | Answer::Done(_))
+                Some(
+                    Answer::Failure(_)
+                    | Answer::Proposed(_)
+                    | Answer::ReadAt(_)
+                    | Answer::Done(_)
+                    | Answer::Claimed(_),
+                )
                 | None => {}
             }
             if !self.pause(deadline).await {
@@ -240,25 +253,51 @@ impl Inner {
         }
     }
 
-    /// Renews here, if this member leads and a quorum says so after the request arrived.
+    /// Renews here, if this member leads and a quorum says so after the request arrived. A lease whose end is under way is
+    /// waited for: what becomes of that is the answer. One that was checkpointed is renewed in the log first (see
+    /// [`crate::lessor`]).
     pub(crate) async fn answer_renew(&self, id: LeaseId, within: Duration) -> Answer {
-        let unknown = Answer::Lease(message::LeaseFound { found: false, granted_ms: 0, remaining_ms: 0 });
-        match self.confirmed_lessor(within).await {
-            Err(answer) => answer,
-            Ok(()) => {
-                let mut lessor = self.lessor.lock();
-                if !lessor.is_armed() {
-                    return failure(FailureKind::NotLeader, None);
-                }
-                let renewed = lessor.renew(crate::clock::boottime(), id);
-                drop(lessor);
-                match renewed {
-                    Some(ttl) => Answer::Lease(message::LeaseFound {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Err(answer) = self.confirmed_lessor(left).await {
+                return answer;
+            }
+            let renewed = self.lessor.lock().renew(crate::clock::boottime(), id);
+            match renewed {
+                Renew::Renewed { ttl } => {
+                    return Answer::Lease(message::LeaseFound {
                         found: true,
                         granted_ms: millis(ttl),
                         remaining_ms: millis(ttl),
-                    }),
-                    None => unknown,
+                    });
+                }
+                Renew::Unknown => {
+                    return Answer::Lease(message::LeaseFound {
+                        found: false,
+                        granted_ms: 0,
+                        remaining_ms: 0,
+                    });
+                }
+                Renew::Silent => return failure(FailureKind::NotLeader, None),
+                Renew::Noted { stamp } => {
+                    let full = LeaseRemaining { id, stamp, remaining_ms: 0 };
+                    let proposal = Proposal::encode(&Command::lease_checkpoint(vec![full]));
+                    match tokio::time::timeout_at(deadline, self.consensus.propose(proposal)).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(ProposeFailure::NotLeader { leader })) => {
+                            return failure(FailureKind::NotLeader, leader);
+                        }
+                        Ok(Err(ProposeFailure::Stopped)) => return failure(FailureKind::Stopped, None),
+                        Ok(Err(ProposeFailure::Unknown)) | Err(_) => {
+                            return failure(FailureKind::NoQuorum, None);
+                        }
+                    }
+                }
+                Renew::Revoking => {
+                    if !self.pause(deadline).await {
+                        return failure(FailureKind::NoQuorum, None);
+                    }
                 }
             }
         }

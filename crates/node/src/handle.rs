@@ -14,12 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_consensus::{Consensus, Peers, message};
+use quorate_state::auth::permit;
 use quorate_state::{
-    Body, Command, Event, FORMAT, Fault, LeaseGrant, LeaseId, Range, RangeReply, Rejection, Reply, Revision,
+    Actor, Command, Event, Fault, LeaseId, Range, RangeReply, Rejection, Reply, Revision,
     View,
 };
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
+use crate::auth::{Access, Auth};
 use crate::lessor::Lessor;
 use crate::membership::Standing;
 use crate::metrics::{Metrics, value};
@@ -31,12 +34,14 @@ use crate::{Config, ProposeError, ReadError, Watcher};
 /// between commit and apply; this is counted earlier.
 pub(crate) const PENDING_PROPOSALS: usize = 8_192;
 /// The shortest time to live: a shorter one could not be told from an election.
-const SHORTEST_LEASE: Duration = Duration::from_secs(2);
+pub(crate) const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
 /// Cheap to clone; every method may be called from any task. Any member takes any request and forwards to the leader.
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) inner: Arc<Inner>,
+    /// Who it acts for.
+    pub(crate) access: Access,
 }
 
 /// What the handle, the tasks and the peer service share.
@@ -51,8 +56,10 @@ pub(crate) struct Inner {
     pub(crate) lessor: Arc<Mutex<Lessor>>,
     pub(crate) lease_changed: Arc<Notify>,
     pub(crate) rounds: Rounds,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) pending: Semaphore,
     pub(crate) replacing: tokio::sync::Mutex<()>,
+    pub(crate) backups: Arc<Semaphore>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopped: AtomicBool,
@@ -177,22 +184,38 @@ pub enum WatchItem {
 impl Handle {
     /// Proposes at the leader (forwarded if need be) and waits until this member has applied it.
     pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
-        self.inner.propose(command, timeout).await
+        let deadline = Instant::now() + timeout;
+        let mut actor = self.proposer(deadline).await?;
+        if !self.shows_something() {
+            return self.inner.propose(Command { actor, ..command }, timeout).await;
+        }
+        loop {
+            let command = Command { actor: actor.clone(), ..command.clone() };
+            match self.inner.propose(command, deadline.saturating_duration_since(Instant::now())).await {
+                Err(ProposeError::Rejected(rejection)) => {
+                    actor = self.later(actor, rejection, deadline).await?;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Linearizable unless `request.serializable`.
     pub async fn range(&self, request: Range, timeout: Duration) -> Result<RangeReply, ReadError> {
+        let deadline = Instant::now() + timeout;
         if !request.serializable {
             self.inner.read_barrier(timeout).await?;
         }
-        if request.range_end.is_empty() {
-            return self
-                .inner
-                .read(|view| quorate_state::range(view, &request))?
-                .map_err(ReadError::Rejected);
-        }
+        let single = request.range_end.is_empty();
+        let read = move |view: &dyn View, actor: Option<&Actor>| {
+            let permitted = permit(view, actor)?.and_then(|may| may.read(&request.key, &request.range_end));
+            match permitted {
+                Ok(()) => quorate_state::range(view, &request),
+                Err(rejection) => Ok(Err(rejection)),
+            }
+        };
         // A large range takes its time; it takes it on a thread that answers nobody else.
-        self.blocking(move |view| quorate_state::range(view, &request)).await
+        if single { self.read_as(deadline, read).await } else { self.read_as_blocking(deadline, read).await }
     }
 
     /// Evaluates a transaction that only reads, like [`Handle::range`] on one instant of this member's state.
@@ -202,10 +225,21 @@ impl Handle {
         serializable: bool,
         timeout: Duration,
     ) -> Result<quorate_state::TxnReply, ReadError> {
+        let deadline = Instant::now() + timeout;
         if !serializable {
             self.inner.read_barrier(timeout).await?;
         }
-        self.blocking(move |view| quorate_state::txn_read(view, &txn)).await
+        let read = move |view: &dyn View, actor: Option<&Actor>| {
+            let permitted = match permit(view, actor)? {
+                Ok(permit) => permit.txn(view, &txn)?,
+                Err(rejection) => Err(rejection),
+            };
+            match permitted {
+                Ok(()) => quorate_state::txn_read(view, &txn),
+                Err(rejection) => Ok(Err(rejection)),
+            }
+        };
+        self.read_as_blocking(deadline, read).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -222,10 +256,12 @@ impl Handle {
         self.inner.read_barrier(timeout).await
     }
 
-    /// A watch on this member's state; works on followers and survives leader changes and snapshot installs.
+    /// A watch on this member's state; works on followers and survives leader changes and snapshot installs. A client that
+    /// may not read the range gets a watch that has ended; [`Handle::check_read`] says why.
     #[must_use]
     pub fn watch(&self, spec: WatchSpec) -> Watcher {
-        self.inner.pump.watch(self.inner.consensus.clone(), spec)
+        let permitted = self.may_watch(&spec.key, &spec.range_end);
+        self.inner.pump.watch(self.inner.consensus.clone(), spec, permitted)
     }
 
     /// Creates a lease with an id of the store's choosing. The caller's deadline starts before the call.
@@ -239,8 +275,7 @@ impl Handle {
         // Random ids practically never collide; if one does, the store says so and another is drawn.
         loop {
             let chosen = id.unwrap_or_else(|| fastrand::i64(1..));
-            let command =
-                Command { format: FORMAT, body: Some(Body::LeaseGrant(LeaseGrant { id: chosen, ttl_ms })) };
+            let command = Command::lease_grant(chosen, ttl_ms, fastrand::u64(..));
             match self.propose(command, timeout).await {
                 Ok(_) => return Ok(chosen),
                 Err(ProposeError::Rejected(Rejection::LeaseExists)) if id.is_none() => {}
@@ -251,6 +286,7 @@ impl Handle {
 
     /// Renews by its full ttl at the leader, whose leadership a quorum has confirmed. None: unknown or expired.
     pub async fn renew_lease(&self, id: LeaseId, timeout: Duration) -> Result<Option<Renewal>, ReadError> {
+        self.check_renew(id, Instant::now() + timeout).await?;
         self.inner.renew_lease(id, timeout).await
     }
 
@@ -261,20 +297,44 @@ impl Handle {
         keys: bool,
         timeout: Duration,
     ) -> Result<Option<(Duration, Duration, Vec<Bytes>)>, ReadError> {
+        let deadline = Instant::now() + timeout;
+        self.check_user(timeout).await?;
         let Some((granted, remaining)) = self.inner.time_to_live(id, timeout).await? else { return Ok(None) };
         let keys = if keys {
             self.inner.read_barrier(timeout).await?;
-            self.inner.read(|view| quorate_state::lease_keys(view, id))?
+            self.read_as(deadline, |view, actor| {
+                let permitted = match permit(view, actor)? {
+                    Ok(permit) => permit.read_lease(view, id)?,
+                    Err(rejection) => Err(rejection),
+                };
+                match permitted {
+                    Ok(()) => Ok(Ok(quorate_state::lease_keys(view, id)?)),
+                    Err(rejection) => Ok(Err(rejection)),
+                }
+            })
+            .await?
         } else {
             Vec::new()
         };
         Ok(Some((granted, remaining, keys)))
     }
 
-    /// Every lease, as applied here.
-    pub fn leases(&self) -> Result<Vec<LeaseId>, ReadError> {
-        let leases = self.inner.read(quorate_state::leases)?;
-        Ok(leases.into_iter().map(|lease| lease.id).collect())
+    /// Every lease, as applied here. A client has to be one that may read every key that hangs on any of them (etcd's rule).
+    pub async fn leases(&self, timeout: Duration) -> Result<Vec<LeaseId>, ReadError> {
+        let read = |view: &dyn View, actor: Option<&Actor>| {
+            let permit = match permit(view, actor)? {
+                Ok(permit) => permit,
+                Err(rejection) => return Ok(Err(rejection)),
+            };
+            let ids: Vec<LeaseId> = quorate_state::leases(view)?.into_iter().map(|lease| lease.id).collect();
+            for id in &ids {
+                if let Err(rejection) = permit.read_lease(view, *id)? {
+                    return Ok(Err(rejection));
+                }
+            }
+            Ok(Ok(ids))
+        };
+        self.read_as_blocking(Instant::now() + timeout, read).await
     }
 
     /// CRC of the keys and their history up to `revision` (0: now), with the compaction revision. Applying waits for it.
@@ -319,7 +379,7 @@ impl Handle {
         Status {
             header: self.header(),
             leader,
-            is_learner: consensus.members().iter().any(|peer| peer.id == self.inner.id && !peer.voter),
+            is_learner: consensus.members().iter().any(|peer| peer.id == self.inner.id && !crate::reconfigure::votes(peer)),
             index: consensus.last_index(),
             applied: *consensus.applied().borrow(),
             database_bytes,
@@ -342,12 +402,13 @@ impl Handle {
         let peers = self.inner.consensus.members();
         let members = peers.into_iter().map(|peer| {
             let published = published.iter().find(|member| member.id == peer.id);
+            let is_learner = !crate::reconfigure::votes(&peer);
             Member {
                 id: peer.id,
                 name: published.map(|member| member.name.clone()).unwrap_or_default(),
                 peer_urls: vec![peer.node.url],
                 client_urls: published.map(|member| member.client_urls.clone()).unwrap_or_default(),
-                is_learner: !peer.voter,
+                is_learner,
             }
         });
         members.collect()
@@ -397,7 +458,7 @@ impl quorate_consensus::PeerHandler for Answerer {
         let peers = self.inner().map(|inner| inner.consensus.members()).unwrap_or_default();
         let members = peers
             .into_iter()
-            .map(|peer| message::Node { id: peer.id, name: peer.node.name, url: peer.node.url })
+            .map(|peer| quorate_consensus::node_to_wire(peer.id, &peer.node))
             .collect();
         self.standing.hello(&hello, members)
     }
@@ -422,6 +483,8 @@ impl quorate_consensus::PeerHandler for Answerer {
                     Question::LeaseTimeToLive(lease) => inner.answer_time_to_live(lease.id, deadline).await,
                     Question::MoveLeader(transfer) => inner.answer_move_leader(transfer.target).await,
                     Question::Replace(replace) => inner.answer_replace(replace).await,
+                    Question::Claim(claim) => inner.answer_claim(claim).await,
+                    Question::Reconfigure(change) => inner.answer_reconfigure(change, deadline).await,
                 },
             };
             message::Answer { answer: Some(answer) }

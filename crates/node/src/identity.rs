@@ -3,6 +3,12 @@
 //! The nonce is drawn when a data directory is first used, before anybody is told of this member. It tells a disk that has
 //! been part of the formation from one that was emptied afterwards: a member's id is a promise about what its disk
 //! remembers (votes, acknowledged entries), and an empty disk remembers nothing.
+//!
+//! Once the member has its place, the file also says whose directory this is: the cluster token and the member name it was
+//! first used with. A directory that holds a log continues the cluster the log belongs to, whatever the configuration says;
+//! an operator who points a new cluster at an old directory would silently serve the old one's keys. So both are compared
+//! before anything is opened, and a difference changes nothing. Peer URLs and the list of initial members are not compared:
+//! they change in the life of a cluster, and etcd ignores them after the first start too.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,6 +25,25 @@ const HEADER: &str = "quorate member 1";
 pub(crate) struct Identity {
     pub(crate) nonce: u64,
     pub(crate) place: Place,
+    /// None until it has a place.
+    pub(crate) owner: Option<Owner>,
+    pub(crate) forced: Forced,
+}
+
+/// Whether it was made the only voter by force, and has not been started without that order since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forced {
+    No,
+    /// The cluster has its new id; the log may not have the new membership yet.
+    Begun,
+    Done,
+}
+
+/// Whose directory it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) token: String,
+    pub(crate) name: String,
 }
 
 /// Where the member stands.
@@ -35,16 +60,44 @@ pub(crate) enum Place {
     },
     /// Takes the place of another member, under an id of its own.
     Replacement { cluster: u64, id: u64 },
+    /// Its id is in the membership already: an operator added it, or it was restored from a snapshot or forced to go on alone.
+    Joined { cluster: u64, id: u64 },
 }
 
 impl Identity {
-    /// Reads the file, or writes a fresh one.
-    pub(crate) fn load(dir: &Path) -> Result<Identity, StartError> {
+    /// A disk that was never used.
+    pub(crate) fn fresh() -> Identity {
+        Identity { nonce: fastrand::u64(1..), place: Place::Fresh, owner: None, forced: Forced::No }
+    }
+
+    /// Reads the file, or writes a fresh one. Err, with nothing changed: it is somebody else's.
+    pub(crate) fn load(dir: &Path, us: &Owner) -> Result<Identity, StartError> {
+        let mut identity = Identity::read(dir)?;
+        match &identity.owner {
+            Some(owner) if owner != us => Err(StartError::plain(format!(
+                "{} belongs to member {:?} of the cluster {:?}, but this is member {:?} of the cluster {:?}: correct name \
+                 and cluster token, or name another data directory; nothing was changed",
+                dir.display(),
+                owner.name,
+                owner.token,
+                us.name,
+                us.token
+            ))),
+            None if identity.place != Place::Fresh => {
+                identity.owner = Some(us.clone());
+                identity.store(dir)?;
+                Ok(identity)
+            }
+            Some(_) | None => Ok(identity),
+        }
+    }
+
+    fn read(dir: &Path) -> Result<Identity, StartError> {
         let path = dir.join(FILE);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Identity { nonce: fastrand::u64(1..), place: Place::Fresh };
+                let identity = Identity::fresh();
                 identity.store(dir)?;
                 return Ok(identity);
             }
@@ -86,6 +139,15 @@ impl Identity {
             Place::Replacement { cluster, id } => {
                 text.push_str(&format!("replacement {cluster:016x} {id:016x}\n"))
             }
+            Place::Joined { cluster, id } => text.push_str(&format!("joined {cluster:016x} {id:016x}\n")),
+        }
+        if let Some(Owner { token, name }) = &self.owner {
+            text.push_str(&format!("token {token}\nname {name}\n"));
+        }
+        match self.forced {
+            Forced::No => {}
+            Forced::Begun => text.push_str("forcing\n"),
+            Forced::Done => text.push_str("forced\n"),
         }
         text.push_str("end\n");
         text
@@ -106,11 +168,29 @@ fn parse(text: &str) -> Option<Identity> {
             Place::Founder { cluster: hex(cluster)?, id: hex(id)?, founders: BTreeMap::new() }
         }
         ["replacement", cluster, id] => Place::Replacement { cluster: hex(cluster)?, id: hex(id)? },
+        ["joined", cluster, id] => Place::Joined { cluster: hex(cluster)?, id: hex(id)? },
         _ => return None,
     };
+    let (mut token, mut owner, mut forced) = (None, None, Forced::No);
     for line in lines {
         if line == "end" {
-            return Some(Identity { nonce, place });
+            return Some(Identity { nonce, place, owner, forced });
+        }
+        if let Some(text) = line.strip_prefix("token ") {
+            token = Some(text.to_owned());
+            continue;
+        }
+        if let Some(name) = line.strip_prefix("name ") {
+            owner = Some(Owner { token: token.take()?, name: name.to_owned() });
+            continue;
+        }
+        match line {
+            "forcing" => forced = Forced::Begun,
+            "forced" => forced = Forced::Done,
+            _ => {}
+        }
+        if forced != Forced::No {
+            continue;
         }
         let (id, nonce) = line.strip_prefix("with ")?.split_once(' ')?;
         let Place::Founder { founders, .. } = &mut place else { return None };
@@ -131,6 +211,20 @@ pub(crate) fn cluster_id(token: &str, members: impl IntoIterator<Item = u64>) ->
     let mut parts: Vec<&[u8]> = vec![b"cluster", token.as_bytes()];
     parts.extend(ids.iter().map(<[u8; 8]>::as_slice));
     digest(&parts)
+}
+
+/// The id of a member that is restored from the snapshot with this digest: not the one it would have without.
+pub(crate) fn restored_id(token: &str, name: &str, peer_url: &str, snapshot: &[u8]) -> u64 {
+    digest(&[b"restored", token.as_bytes(), name.as_bytes(), peer_url.as_bytes(), snapshot])
+}
+
+/// The id of a cluster that begins with the snapshot with this digest.
+pub(crate) fn restored_cluster_id(
+    token: &str,
+    members: impl IntoIterator<Item = u64>,
+    snapshot: &[u8],
+) -> u64 {
+    digest(&[b"restored cluster", &cluster_id(token, members).to_be_bytes(), snapshot])
 }
 
 /// FNV-1a over the length-prefixed parts, then a finalizer, because FNV's high bits mix badly. Never 0. Not a secret, and
@@ -154,12 +248,33 @@ mod tests {
     #[test]
     fn the_file_reads_back_and_a_cut_one_is_refused() {
         let founders = BTreeMap::from([(1, 11), (2, 22)]);
-        let identity = Identity { nonce: 7, place: Place::Founder { cluster: 3, id: 1, founders } };
+        let owner = Some(Owner { token: "a token".into(), name: "m 1".into() });
+        let place = Place::Founder { cluster: 3, id: 1, founders };
+        let identity = Identity { nonce: 7, place, owner, forced: Forced::Done };
         let text = identity.print();
         assert_eq!(parse(&text), Some(identity));
         for cut in 0..text.len() - 1 {
             assert_eq!(parse(&text[..cut]), None, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_directory_is_its_first_owners() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Owner { token: "t1".into(), name: "a".into() };
+        let fresh = Identity::load(dir.path(), &first).unwrap();
+        assert_eq!(fresh.owner, None, "not before it has a place");
+        let second = Owner { token: "t2".into(), name: "a".into() };
+        assert_eq!(Identity::load(dir.path(), &second).unwrap(), fresh);
+        let placed =
+            Identity { place: Place::Joined { cluster: 1, id: 2 }, owner: Some(first.clone()), ..fresh };
+        placed.store(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path(), &first).unwrap(), placed);
+        let sentence = Identity::load(dir.path(), &second).unwrap_err().to_string();
+        assert!(sentence.contains("\"t1\"") && sentence.contains("\"t2\""), "{sentence}");
+        // A file from before owners were written is its next user's.
+        Identity { owner: None, ..placed.clone() }.store(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path(), &first).unwrap(), placed);
     }
 
     #[test]

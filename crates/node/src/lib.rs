@@ -6,13 +6,13 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //! use quorate_node::{Config, Node};
-//! use quorate_state::{Body, Command, FORMAT, Put, Range};
+//! use quorate_state::{Body, Command, Put, Range};
 //!
 //! let node = Node::start(Config::single("one", "/var/lib/example".into())).await?;
 //! let handle = node.handle();
 //! let put = Put { key: "greeting".into(), value: "hello".into(), ..Put::default() };
 //! let second = Duration::from_secs(1);
-//! handle.propose(Command { format: FORMAT, body: Some(Body::Put(put)) }, second).await?;
+//! handle.propose(Command::new(Body::Put(put)), second).await?;
 //! let found = handle.range(Range { key: "greeting".into(), ..Range::default() }, second).await?;
 //! assert_eq!(found.kvs[0].value, "hello");
 //! node.shutdown(second).await;
@@ -40,25 +40,39 @@
 //! 5. Every wait has a deadline and every queue a bound, next to its owner.
 //! 6. An id is never used on another disk than the one it was first used on.
 
+pub mod auth;
 pub mod clock;
 mod compactor;
 pub mod config;
+mod election;
 pub mod error;
 mod forward;
 pub mod handle;
 mod identity;
 mod lease_task;
 pub mod lessor;
+mod lock;
 mod membership;
 mod metrics;
 mod node;
 mod observer;
+mod queue;
 mod quota;
 mod read;
+mod reconfigure;
+mod session;
+mod snapshot;
 pub mod watch;
 
+pub use auth::{AuthOptions, Credential, LoginError};
 pub use config::{Compaction, Config};
-pub use error::{ProposeError, ReadError, StartError};
+pub use election::{Observer, Office};
+pub use error::{MemberError, ProposeError, ReadError, StartError};
 pub use handle::{Applied, Handle, Header, Leadership, Member, Renewal, Status, WatchItem, WatchSpec};
+pub use lock::Lock;
 pub use node::Node;
+pub use queue::HoldError;
+pub use quorate_consensus::PeerTls;
+pub use session::Session;
+pub use snapshot::{Restore, Snapshot, SnapshotStatus, restore_snapshot, snapshot_status};
 pub use watch::Watcher;

@@ -16,10 +16,16 @@
 //! Why every member, and not a majority: an id is a promise about what a disk remembers. Had a majority been enough, a
 //! member that voted and then lost its disk could meet another empty one and form a second quorum with it.
 //!
+//! # Joining
+//!
+//! A member on an empty disk, whose cluster is formed without its nonce, first asks the leader for the id that an operator
+//! may have added for its URL. The leader writes the disk's nonce beside the id, through the log, before it answers: from
+//! then on the id belongs to that disk (`reconfigure.rs` has the rest of an addition).
+//!
 //! # Replacing
 //!
-//! A member on an empty disk, whose cluster is formed without its nonce, draws a random id, writes it down, and asks the
-//! leader to take the place of the voter with its peer URL. The leader adds it as a learner, waits until it has caught up
+//! If the URL's member has a disk already, that disk is lost. Then the member draws a random id, writes it down, and asks the
+//! leader to take the place of the one with its peer URL. The leader adds it as a learner, waits until it has caught up
 //! (usually by a snapshot), and changes the membership jointly: new one in, old one out. Each step is asked for again until
 //! it is done, and each is idempotent, so neither side has to remember how far it got. The leader refuses, and says
 //! why, when the voters that are left could not decide without the one being replaced.
@@ -33,11 +39,12 @@ use quorate_consensus::message::answer::Answer;
 use quorate_consensus::message::hello_response::State;
 use quorate_consensus::message::question::Question;
 use quorate_consensus::message::{self, FailureKind};
-use quorate_consensus::{AskError, MembershipFailure, Node as PeerNode, Peers};
+use quorate_consensus::{AskError, MembershipFailure, Node as PeerNode, Peer, Peers};
 
-use crate::forward::{failure, refused};
+use crate::forward::refused;
 use crate::handle::Inner;
 use crate::identity::{Identity, Place, cluster_id, initial_id};
+use crate::reconfigure::answer_of;
 use crate::{Config, StartError};
 
 /// One `Hello`. A peer that is up answers at once; one that is not is asked again.
@@ -52,6 +59,8 @@ const LEADERLESS: Duration = Duration::from_secs(3);
 const ALIVE: Duration = Duration::from_secs(2);
 /// Asking to be replaced: the leader answers at once with done, pending or refused.
 const REPLACE: Duration = Duration::from_secs(2);
+/// Between two looks of a member whether it is still in the membership.
+const LOOK: Duration = Duration::from_secs(1);
 /// A learner catches up for at most this long before its request is answered "pending".
 const CATCH_UP: Duration = Duration::from_secs(1);
 
@@ -72,7 +81,7 @@ impl Standing {
             .iter()
             .map(|(name, url)| {
                 let id = initial_id(&config.cluster_token, name, url);
-                (id, PeerNode { name: name.clone(), url: url.clone() })
+                (id, PeerNode { name: name.clone(), url: url.clone(), ..PeerNode::default() })
             })
             .collect();
         Standing {
@@ -104,7 +113,7 @@ impl Standing {
                     State::Formed(message::Formed { cluster, id, founders, members })
                 }
                 // It knows of no nonce: whoever is fresh beside it was not there at the beginning.
-                Place::Replacement { cluster, id } => {
+                Place::Replacement { cluster, id } | Place::Joined { cluster, id } => {
                     State::Formed(message::Formed { cluster, id, founders: Vec::new(), members })
                 }
             }
@@ -129,6 +138,7 @@ pub(crate) async fn find_place(
             id: standing.id,
             name: config.name.clone(),
             url: config.peer_advertise.clone(),
+            ..message::Node::default()
         }),
         nonce: identity.nonce,
         cluster: standing.cluster,
@@ -144,6 +154,7 @@ pub(crate) async fn find_place(
         let mut silent = Vec::new();
         let mut founders = BTreeMap::from([(standing.id, identity.nonce)]);
         let mut formed: Option<message::Formed> = None;
+        let mut everybody = Vec::new();
         let mut known_by_all = true;
         for (id, node, answer) in answers {
             match answer.map(|answer| answer.state) {
@@ -163,6 +174,8 @@ pub(crate) async fn find_place(
                     for founder in &theirs.founders {
                         founders.entry(founder.id).or_insert(founder.nonce);
                     }
+                    everybody.push((theirs.id, node.url.clone()));
+                    everybody.extend(theirs.members.iter().map(|member| (member.id, member.url.clone())));
                     formed = Some(theirs);
                 }
                 Ok(Some(State::Refused(why))) => {
@@ -175,20 +188,29 @@ pub(crate) async fn find_place(
         let place = match formed {
             // Somebody formed the cluster without this disk: whoever else is silent cannot change that.
             Some(formed) if !known_by_all => {
-                let id = loop {
-                    let id = fastrand::u64(1..);
-                    if !standing.initial.contains_key(&id)
-                        && formed.members.iter().all(|member| member.id != id)
-                    {
-                        break id;
+                match claim(config, identity.nonce, formed.cluster, everybody, peers).await? {
+                    None => {
+                        silent.push("the leader".to_owned());
+                        None
                     }
-                };
-                tracing::warn!(
-                    member = format!("{id:016x}"),
-                    "the cluster was formed with another disk of this member; \
-                    it joins as its replacement"
-                );
-                Some(Place::Replacement { cluster: formed.cluster, id })
+                    Some(0) => {
+                        let id = loop {
+                            let id = fastrand::u64(1..);
+                            if !standing.initial.contains_key(&id)
+                                && formed.members.iter().all(|member| member.id != id)
+                            {
+                                break id;
+                            }
+                        };
+                        tracing::warn!(
+                            member = format!("{id:016x}"),
+                            "the cluster was formed with another disk of this member; \
+                            it joins as its replacement"
+                        );
+                        Some(Place::Replacement { cluster: formed.cluster, id })
+                    }
+                    Some(id) => Some(Place::Joined { cluster: formed.cluster, id }),
+                }
             }
             Some(_) | None if !silent.is_empty() => None,
             Some(formed) => Some(Place::Founder { cluster: formed.cluster, id: standing.id, founders }),
@@ -202,7 +224,7 @@ pub(crate) async fn find_place(
             }
         };
         if let Some(place) = place {
-            let identity = Identity { nonce: identity.nonce, place };
+            let identity = Identity { place, owner: Some(config.owner()), ..identity };
             identity.store(&config.data_dir)?;
             *standing.identity.lock() = identity.clone();
             return Ok(identity);
@@ -215,13 +237,67 @@ pub(crate) async fn find_place(
     }
 }
 
-/// Asks the leader until this member has a vote. Err: refused for good.
+/// Asks whoever leads for the id that was added for this member's URL. Some(0): that member has a disk already. None: nobody
+/// could say.
+async fn claim(
+    config: &Config,
+    nonce: u64,
+    cluster: u64,
+    everybody: Vec<(u64, String)>,
+    peers: &Peers,
+) -> Result<Option<u64>, StartError> {
+    let node = message::Node {
+        name: config.name.clone(),
+        url: config.peer_advertise.clone(),
+        nonce,
+        ..message::Node::default()
+    };
+    // The peers' lists may be old; a leader that is not among them is met in another round.
+    let mut asked: BTreeMap<u64, String> = BTreeMap::new();
+    for (id, url) in everybody {
+        if url == config.peer_advertise || asked.insert(id, url.clone()).is_some() {
+            continue;
+        }
+        let question = Question::Claim(message::Claim { node: Some(node.clone()) });
+        match peers.ask(cluster, id, &url, question, REPLACE).await.map(|answer| answer.answer) {
+            Ok(Some(Answer::Claimed(claimed))) => return Ok(Some(claimed.id)),
+            Ok(Some(Answer::Failure(failure))) if failure.kind() == FailureKind::Refused => {
+                return Err(StartError::plain(failure.why));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Waits until the leader has sent this member, which an operator added, the entry that says so. Err: it was removed before
+/// that.
+pub(crate) async fn taken_in(inner: &Inner) -> Result<(), StartError> {
+    let mut failure = inner.consensus.failure();
+    let mut report = tokio::time::Instant::now() + REPORT;
+    loop {
+        if inner.is_stopped() || inner.consensus.members().iter().any(|peer| peer.id == inner.id) {
+            return Ok(());
+        }
+        if let Ok(Ok(sentence)) = tokio::time::timeout(ROUND, failure.wait_for(Option::is_some)).await {
+            return Err(StartError::plain(sentence.clone().unwrap_or_default()));
+        }
+        if tokio::time::Instant::now() >= report {
+            report = tokio::time::Instant::now() + REPORT;
+            tracing::info!("waiting for the leader's log");
+        }
+    }
+}
+
+/// Asks the leader until this member has taken its place: a vote, if the one before it had one. Err: refused for good.
 pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
     let node = message::Node {
         id: inner.id,
         name: inner.config.name.clone(),
         url: inner.config.peer_advertise.clone(),
+        ..message::Node::default()
     };
+    let mut done = false;
     let mut leader: Option<(u64, String)> = None;
     let mut report = tokio::time::Instant::now() + REPORT;
     loop {
@@ -229,7 +305,9 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
             return Ok(());
         }
         let members = inner.consensus.members();
-        if members.iter().any(|peer| peer.id == inner.id && peer.voter) && !inner.consensus.is_joint() {
+        if members.iter().any(|peer| peer.id == inner.id && (peer.voter || done))
+            && !inner.consensus.is_joint()
+        {
             return Ok(());
         }
         if leader.is_none() {
@@ -239,7 +317,10 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
             let question = Question::Replace(message::Replace { node: Some(node.clone()) });
             let answer = inner.peers.ask(inner.cluster, id, &url, question, REPLACE).await;
             match answer.map(|answer| answer.answer) {
-                Ok(Some(Answer::Done(_))) => leader = Some((id, url)),
+                Ok(Some(Answer::Done(_))) => {
+                    done = true;
+                    leader = Some((id, url));
+                }
                 Ok(Some(Answer::Failure(failure))) => match failure.kind() {
                     FailureKind::Refused => {
                         return Err(StartError::plain(format!(
@@ -255,7 +336,7 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
                     | FailureKind::Stopped
                     | FailureKind::Unspecified => {}
                 },
-                Ok(Some(Answer::Proposed(_) | Answer::ReadAt(_) | Answer::Lease(_)) | None) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         if tokio::time::Instant::now() >= report {
@@ -266,10 +347,14 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
     }
 }
 
-/// Whoever of the configured members leads.
+/// Whoever leads, of the members that this one knows of and those of its configuration.
 async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
     let hello = introduction(inner);
-    for (_, url) in &inner.config.initial_cluster {
+    let known = inner.consensus.members();
+    let configured = inner.config.initial_cluster.iter().map(|(_, url)| url);
+    let urls: std::collections::BTreeSet<&String> =
+        known.iter().map(|peer| &peer.node.url).chain(configured).collect();
+    for url in urls {
         if *url == inner.config.peer_advertise {
             continue;
         }
@@ -298,18 +383,28 @@ async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
     None
 }
 
-/// Ends a member whose place was taken: nobody talks to it any more, so it would wait for a leader for good.
+/// Ends a member that was removed, or whose place was taken: nobody talks to it any more, so it would wait for a leader for
+/// good.
 ///
 /// Its own log does not say so (the change came after it was cut off); the leader's does, and only a leader that a quorum
 /// confirms is believed.
 pub(crate) async fn notice_removal(inner: Arc<Inner>) {
     let mut role = inner.consensus.role();
     loop {
-        if role.wait_for(|role| role.leader.is_none()).await.is_err() {
-            return;
+        let belongs = inner.consensus.members().iter().any(|peer| peer.id == inner.id);
+        if belongs && role.borrow().leader.is_some() {
+            // A change of the membership is no change of the role: looked at now and then.
+            let leaderless = role.wait_for(|role| role.leader.is_none());
+            match tokio::time::timeout(LOOK, leaderless).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(_)) | Err(_) => continue,
+            }
         }
-        if tokio::time::timeout(LEADERLESS, role.wait_for(|role| role.leader.is_some())).await.is_ok() {
-            continue;
+        let led = role.wait_for(|role| role.leader.is_some());
+        match tokio::time::timeout(if belongs { LEADERLESS } else { ROUND }, led).await {
+            Ok(Err(_)) => return,
+            Ok(Ok(_)) if belongs => continue,
+            Ok(Ok(_)) | Err(_) => {}
         }
         let Some((leader, url)) = find_leader(&inner).await else { continue };
         let Ok(message::HelloResponse { state: Some(State::Formed(formed)) }) =
@@ -320,8 +415,8 @@ pub(crate) async fn notice_removal(inner: Arc<Inner>) {
         let there = formed.members.iter().any(|member| member.id == inner.id);
         if formed.id == leader && formed.cluster == inner.cluster && !formed.members.is_empty() && !there {
             inner.consensus.fail(format!(
-                "the cluster has replaced this member ({:016x}); start it with an empty data directory, so that it joins \
-                 again under a new id, instead of {}",
+                "the cluster has replaced this member ({:016x}) or removed it; to have it back, add it again if it was \
+                 removed, and start it with an empty data directory, so that it joins under a new id, instead of {}",
                 inner.id,
                 inner.config.data_dir.display()
             ));
@@ -337,6 +432,7 @@ fn introduction(inner: &Inner) -> message::HelloRequest {
             id: inner.id,
             name: inner.config.name.clone(),
             url: inner.config.peer_advertise.clone(),
+            ..message::Node::default()
         }),
         nonce: inner.standing.identity.lock().nonce,
         cluster: inner.cluster,
@@ -349,12 +445,7 @@ impl Inner {
         let Some(node) = replace.node else { return refused("the request names no member".to_owned()) };
         match self.replace(&node).await {
             Ok(()) => Answer::Done(message::Done {}),
-            Err(MembershipFailure::NotLeader { leader }) => failure(FailureKind::NotLeader, leader),
-            Err(MembershipFailure::Pending(why)) => {
-                Answer::Failure(message::Failure { kind: FailureKind::Pending.into(), leader: 0, why })
-            }
-            Err(MembershipFailure::Refused(why)) => refused(why),
-            Err(MembershipFailure::Stopped) => failure(FailureKind::Stopped, None),
+            Err(failure) => answer_of(failure),
         }
     }
 
@@ -372,12 +463,7 @@ impl Inner {
             return Ok(());
         }
         let old = members.iter().find(|peer| peer.voter && peer.node.url == node.url && peer.id != node.id);
-        let Some(old) = old else {
-            return Err(MembershipFailure::Refused(format!(
-                "no voter of this cluster has the peer URL {}",
-                node.url
-            )));
-        };
+        let Some(old) = old else { return self.replace_learner(node, &members).await };
         let healthy = self.consensus.healthy_voters(ALIVE);
         let voters = members.iter().filter(|peer| peer.voter).count();
         let without = healthy.iter().filter(|id| **id != old.id).count();
@@ -402,7 +488,7 @@ impl Inner {
                 peer = node.url,
                 "a member on an empty disk joins as a learner"
             );
-            let peer = PeerNode { name: node.name.clone(), url: node.url.clone() };
+            let peer = PeerNode { name: node.name.clone(), url: node.url.clone(), ..PeerNode::default() };
             self.consensus.add_learner(node.id, peer).await?;
         }
         let until = tokio::time::Instant::now() + CATCH_UP;
@@ -418,6 +504,32 @@ impl Inner {
             replaces = format!("{:016x}", old.id),
             "the member on the new disk has the vote"
         );
+        Ok(())
+    }
+
+    /// The one that lost its disk has no vote yet: the newcomer takes over what it was to become.
+    async fn replace_learner(&self, node: &message::Node, members: &[Peer]) -> Result<(), MembershipFailure> {
+        let old: Vec<&Peer> =
+            members.iter().filter(|peer| peer.node.url == node.url && peer.id != node.id).collect();
+        if members.iter().all(|peer| peer.id != node.id) {
+            if old.is_empty() {
+                return Err(MembershipFailure::Refused(format!(
+                    "no member of this cluster has the peer URL {}",
+                    node.url
+                )));
+            }
+            let peer = PeerNode {
+                name: node.name.clone(),
+                url: node.url.clone(),
+                promote: old.iter().any(|peer| peer.node.promote),
+                ..PeerNode::default()
+            };
+            self.consensus.add_learner(node.id, peer).await?;
+        }
+        let old: std::collections::BTreeSet<u64> = old.iter().map(|peer| peer.id).collect();
+        if !old.is_empty() {
+            self.consensus.remove_learners(old).await?;
+        }
         Ok(())
     }
 }

@@ -13,22 +13,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quorate_consensus::{Consensus, Options, PeerListener, PeerServer, Peers, Socket, Store};
-use quorate_state::{Body, Command, FORMAT, PublishMember};
+use quorate_consensus::{Consensus, Options, PeerListener, PeerServer, PeerTls, Peers, Socket, Store};
+use quorate_state::{Body, Command, PublishMember};
 use quorate_storage::{DirLock, StorageError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::auth::{Access, Auth};
 use crate::handle::{Answerer, Inner, PENDING_PROPOSALS};
-use crate::identity::{Identity, Place};
+use crate::identity::{Forced, Identity, Place};
 use crate::lessor::Lessor;
 use crate::membership::{self, Standing};
 use crate::metrics::Metrics;
 use crate::observer::NodeObserver;
 use crate::read::Rounds;
+use crate::snapshot::BACKUPS;
 use crate::watch::pump::Pump;
-use crate::{Config, Handle, Leadership, StartError, compactor, lease_task, quota, read};
+use crate::{Config, Handle, Leadership, StartError, compactor, lease_task, quota, read, reconfigure};
 
 /// A process that was just killed, or a node of this process that was just dropped, lets go of its directory in a moment.
 const LOCK: Duration = Duration::from_secs(5);
@@ -54,26 +56,44 @@ impl Node {
     /// reads; a leader may not be known yet.
     pub async fn start(config: Config) -> Result<Node, StartError> {
         config.validate()?;
+        let auth = Arc::new(Auth::new(&config.auth)?);
         if config.initial_cluster.len() == 2 {
             tracing::warn!(
                 "two voters tolerate no failure: losing either one stops writes; add a third, or a witness"
             );
         }
         let lock = lock_directory(&config.data_dir).await?;
-        let identity = Identity::load(&config.data_dir)?;
+        let mut identity = Identity::load(&config.data_dir, &config.owner())?;
+        match identity.forced {
+            Forced::Begun => identity = force_new_cluster(&config, identity).await?,
+            Forced::No if config.force_new_cluster && identity.place != Place::Fresh => {
+                identity = force_new_cluster(&config, identity).await?;
+            }
+            Forced::Done if config.force_new_cluster => tracing::warn!(
+                "force-new-cluster has had its effect already and is ignored: take it out of the configuration"
+            ),
+            Forced::Done => {
+                identity.forced = Forced::No;
+                identity.store(&config.data_dir)?;
+            }
+            Forced::No => {}
+        }
         let standing = Arc::new(Standing::new(&config, identity));
-        let listener = PeerListener::bind(&config.peer_listen)
-            .await
-            .map_err(|error| StartError { what: error.to_string(), source: None })?;
+        let listener =
+            PeerListener::bind(&config.peer_listen, config.peer_tls.as_ref().map(PeerTls::acceptor))
+                .await
+                .map_err(|error| StartError { what: error.to_string(), source: None })?;
         let socket = Socket::default();
         let answering: Arc<OnceLock<std::sync::Weak<Inner>>> = Arc::default();
         let answerer = Answerer { standing: Arc::clone(&standing), inner: Arc::clone(&answering) };
         let server = listener.serve(socket.clone(), Arc::new(answerer));
-        let peers = Peers::new();
+        let peers = config.peer_tls.as_ref().map_or_else(Peers::new, |tls| Peers::with_tls(tls.client()));
 
         let identity = membership::find_place(&config, &standing, &peers).await?;
         let (cluster, id) = match identity.place {
-            Place::Founder { cluster, id, .. } | Place::Replacement { cluster, id } => (cluster, id),
+            Place::Founder { cluster, id, .. }
+            | Place::Replacement { cluster, id }
+            | Place::Joined { cluster, id } => (cluster, id),
             Place::Fresh => return Err(StartError::plain("this member found no place in a cluster")),
         };
 
@@ -96,6 +116,7 @@ impl Node {
             lessor: Arc::clone(&lessor),
             lease_changed: Arc::clone(&lease_changed),
             metrics: Arc::clone(&metrics),
+            auth: Arc::clone(&auth),
         };
         let options = Options {
             id,
@@ -130,8 +151,10 @@ impl Node {
             lessor,
             lease_changed,
             rounds,
+            auth,
             pending: Semaphore::new(PENDING_PROPOSALS),
             replacing: tokio::sync::Mutex::new(()),
+            backups: Arc::new(Semaphore::new(BACKUPS)),
             leadership,
             metrics,
             stopped: AtomicBool::new(false),
@@ -146,19 +169,29 @@ impl Node {
         tasks.spawn(lease_task::run(Arc::clone(&inner)));
         tasks.spawn(compactor::run(Arc::clone(&inner)));
         tasks.spawn(quota::run(Arc::clone(&inner)));
-        let node = Node { inner, server: Some(server), tasks, lock: Some(lock), failure };
-        let mut node = if matches!(identity.place, Place::Replacement { .. }) {
-            let taken_in = membership::take_over(Arc::clone(&node.inner)).await;
-            if let Err(error) = taken_in {
-                node.shutdown(Duration::from_secs(1)).await;
-                return Err(error);
+        tasks.spawn(reconfigure::promote_when_caught_up(Arc::clone(&inner)));
+        let mut node = Node { inner, server: Some(server), tasks, lock: Some(lock), failure };
+        let taken_in = match identity.place {
+            Place::Replacement { .. } => {
+                let taken_in = membership::take_over(Arc::clone(&node.inner)).await;
+                node.tasks.spawn(membership::notice_removal(Arc::clone(&node.inner)));
+                taken_in
             }
-            node
-        } else {
-            node
+            Place::Joined { .. } => {
+                // It may have been removed before it was ever heard of.
+                node.tasks.spawn(membership::notice_removal(Arc::clone(&node.inner)));
+                membership::taken_in(&node.inner).await
+            }
+            Place::Founder { .. } | Place::Fresh => {
+                node.tasks.spawn(membership::notice_removal(Arc::clone(&node.inner)));
+                Ok(())
+            }
         };
+        if let Err(error) = taken_in {
+            node.shutdown(Duration::from_secs(1)).await;
+            return Err(error);
+        }
         node.tasks.spawn(publish(Arc::clone(&node.inner)));
-        node.tasks.spawn(membership::notice_removal(Arc::clone(&node.inner)));
         tracing::info!(
             member = format!("{id:016x}"),
             cluster = format!("{cluster:016x}"),
@@ -171,7 +204,7 @@ impl Node {
     /// The handle.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { inner: Arc::clone(&self.inner) }
+        Handle { inner: Arc::clone(&self.inner), access: Access::Trusted }
     }
 
     /// Hands leadership over, drains, joins every task, syncs. Bounded by `deadline`.
@@ -243,6 +276,65 @@ impl Drop for Node {
             });
         }
     }
+}
+
+/// Makes a member whose quorum is gone for good a cluster of one. The cluster gets another id first: should the others come
+/// back after all, neither they nor their leader can reach this member's log, nor it theirs.
+async fn force_new_cluster(config: &Config, identity: Identity) -> Result<Identity, StartError> {
+    let (old, id) = match identity.place {
+        Place::Founder { cluster, id, .. }
+        | Place::Replacement { cluster, id }
+        | Place::Joined { cluster, id } => (cluster, id),
+        Place::Fresh => return Ok(identity),
+    };
+    let node = quorate_consensus::Node {
+        name: config.name.clone(),
+        url: config.peer_advertise.clone(),
+        ..quorate_consensus::Node::default()
+    };
+    let force = |only_look: bool| {
+        let (directory, node) = (config.data_dir.clone(), node.clone());
+        async move {
+            let why = format!("forcing a new cluster on {}", directory.display());
+            let forced = tokio::task::spawn_blocking(move || {
+                let store = Store::open(&directory, None)?;
+                let alone = store.has_single_voter(id)?;
+                if !alone && !only_look {
+                    store.force_single_voter(id, &node)?;
+                }
+                store.close()?;
+                Ok::<bool, StorageError>(alone)
+            });
+            match forced.await {
+                Ok(alone) => alone.map_err(|error| StartError::because(why, error)),
+                Err(panic) => Err(StartError::because(why, panic)),
+            }
+        }
+    };
+    let mut identity = identity;
+    if identity.forced == Forced::No {
+        if force(true).await? {
+            tracing::warn!("force-new-cluster had nothing to do: this member is alone already");
+            identity.forced = Forced::Done;
+            identity.store(&config.data_dir)?;
+            return Ok(identity);
+        }
+        let cluster = fastrand::u64(1..);
+        identity = Identity { place: Place::Joined { cluster, id }, forced: Forced::Begun, ..identity };
+        identity.store(&config.data_dir)?;
+        tracing::warn!(
+            member = format!("{id:016x}"),
+            old_cluster = format!("{old:016x}"),
+            cluster = format!("{cluster:016x}"),
+            "FORCED: this member goes on ALONE as a new cluster with the data it has; what only the others had is lost; \
+             the others must never be started on their old data directories again; remove force-new-cluster from the \
+             configuration and add new members one by one"
+        );
+    }
+    force(false).await?;
+    identity.forced = Forced::Done;
+    identity.store(&config.data_dir)?;
+    Ok(identity)
 }
 
 async fn lock_directory(dir: &Path) -> Result<DirLock, StartError> {
@@ -319,7 +411,7 @@ async fn publish(inner: Arc<Inner>) {
             name: inner.config.name.clone(),
             client_urls: inner.config.client_urls.clone(),
         });
-        let command = Command { format: FORMAT, body: Some(body) };
+        let command = Command::new(body);
         if let Err(error) = inner.propose(command, PUBLISH).await {
             tracing::debug!(error = %error, "announcing this member is tried again");
             tokio::time::sleep(PUBLISH_AGAIN).await;

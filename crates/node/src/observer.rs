@@ -8,6 +8,7 @@ use quorate_consensus::{Applied, Observer};
 use quorate_state::{Body, Fault, ReplyBody, View};
 use tokio::sync::Notify;
 
+use crate::auth::Auth;
 use crate::clock::boottime;
 use crate::lessor::Lessor;
 use crate::metrics::{Metrics, value};
@@ -19,6 +20,7 @@ pub(crate) struct NodeObserver {
     /// Tells the lease task that there may be an earlier deadline.
     pub(crate) lease_changed: Arc<Notify>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) auth: Arc<Auth>,
 }
 
 impl Observer for NodeObserver {
@@ -28,7 +30,8 @@ impl Observer for NodeObserver {
             match (&command.body, &reply.body) {
                 (_, Some(ReplyBody::Rejected(_)) | None) | (None, _) => {}
                 (Some(Body::LeaseGrant(grant)), _) => {
-                    self.lessor.lock().granted(boottime(), grant.id, Duration::from_millis(grant.ttl_ms));
+                    let ttl = Duration::from_millis(grant.ttl_ms);
+                    self.lessor.lock().granted(boottime(), grant.id, ttl, grant.stamp);
                     self.metrics.leases_granted.inc();
                     leases_changed = true;
                 }
@@ -37,10 +40,25 @@ impl Observer for NodeObserver {
                     self.metrics.leases_revoked.inc();
                     leases_changed = true;
                 }
+                (Some(Body::LeaseCheckpoint(checkpoint)), _) => {
+                    let mut lessor = self.lessor.lock();
+                    let now = boottime();
+                    for judged in &checkpoint.leases {
+                        let remaining =
+                            (judged.remaining_ms > 0).then(|| Duration::from_millis(judged.remaining_ms));
+                        lessor.checkpointed(now, judged.id, judged.stamp, remaining);
+                    }
+                }
                 (Some(Body::Put(_)), _) => drop(self.metrics.puts.inc()),
                 (Some(Body::DeleteRange(_)), _) => drop(self.metrics.deletes.inc()),
                 (Some(Body::Txn(_)), _) => drop(self.metrics.txns.inc()),
-                (Some(Body::Compact(_) | Body::Alarm(_) | Body::PublishMember(_)), _) => {}
+                (Some(Body::Auth(action)), Some(ReplyBody::Auth(after))) => {
+                    self.auth.applied(boottime(), action, *after);
+                }
+                (
+                    Some(Body::Compact(_) | Body::Alarm(_) | Body::PublishMember(_) | Body::Auth(_)),
+                    _,
+                ) => {}
             }
         }
         if leases_changed {
@@ -53,8 +71,8 @@ impl Observer for NodeObserver {
     }
 
     fn restored(&mut self, view: &dyn View) -> Result<(), Fault> {
+        self.auth.restored(quorate_state::auth::auth_state(view)?);
         let leases = quorate_state::leases(view)?;
-        let leases = leases.into_iter().map(|lease| (lease.id, Duration::from_millis(lease.ttl_ms)));
         self.lessor.lock().restored(boottime(), leases);
         self.lease_changed.notify_one();
         let revision = quorate_state::revision(view)?;

@@ -5,7 +5,6 @@ pub mod cli;
 pub mod config;
 pub mod ctl;
 pub mod instance;
-pub mod owner;
 pub mod process;
 pub mod run;
 pub mod store;

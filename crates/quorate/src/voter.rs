@@ -4,17 +4,21 @@ use std::net::ToSocketAddrs as _;
 use std::time::Duration;
 
 use quorate_etcd::{Server, ServerOptions};
-use quorate_node::{Compaction, Config, Handle, Node};
+use quorate_node::{Compaction, Config, Handle, Node, PeerTls};
+use quorate_tls::Acceptor;
 
-use crate::config::etcd_flags::{AutoCompaction, StoreOptions};
-use crate::config::settings::{ClusterState, HostPort, Peer, Settings};
-use crate::owner::Owner;
+use crate::config::etcd_flags::{AutoCompaction, StoreOptions, Url};
+use crate::config::settings::{ClusterState, HostPort, Settings};
+use crate::config::tls::TlsFiles;
 use crate::process::chain;
 
 /// Client connections may finish what they are at.
 const DRAIN: Duration = Duration::from_secs(2);
 /// The leadership is handed over, then everything is synced.
 const LEAVE: Duration = Duration::from_secs(5);
+/// One question to the cluster whether it answers, and the pause before the next.
+const PROBE: Duration = Duration::from_secs(1);
+const PROBE_AGAIN: Duration = Duration::from_millis(20);
 
 /// Running; both stop together.
 pub struct Voter {
@@ -26,10 +30,12 @@ pub struct Voter {
 pub struct Plan {
     /// For the node.
     pub node: Config,
-    /// `host:port` to listen on for clients.
+    /// Where to listen for clients, as [`Server::bind`] takes it.
     pub clients: Vec<String>,
     /// For the server.
     pub server: ServerOptions,
+    /// Read when the plan is carried out.
+    pub tls: TlsFiles,
 }
 
 impl Plan {
@@ -38,12 +44,19 @@ impl Plan {
     pub fn of_settings(settings: &Settings) -> Plan {
         let dcs = &settings.dcs;
         let base = Config::single(&settings.name, dcs.data_dir.clone());
+        // All voters of a node's file speak alike: with certificates, TLS.
+        let peers = scheme(dcs.tls.peers().is_some());
+        let clients = scheme(dcs.tls.clients().is_some());
         let node = Config {
             cluster_token: dcs.cluster_token.clone(),
-            peer_listen: vec![listen(&dcs.listen_peers)],
-            peer_advertise: dcs.advertise_peers.url(),
-            client_urls: vec![dcs.advertise_clients.url()],
-            initial_cluster: urls(&dcs.initial_cluster),
+            peer_listen: vec![format!("{peers}{}", listen(&dcs.listen_peers))],
+            peer_advertise: format!("{peers}{}", dcs.advertise_peers),
+            client_urls: vec![format!("{clients}{}", dcs.advertise_clients)],
+            initial_cluster: dcs
+                .initial_cluster
+                .iter()
+                .map(|peer| (peer.name.clone(), format!("{peers}{}", peer.address)))
+                .collect(),
             new_cluster: dcs.initial_cluster_state == ClusterState::New,
             heartbeat: dcs.heartbeat_interval,
             election: dcs.election_timeout,
@@ -52,7 +65,8 @@ impl Plan {
             ..base
         };
         let server = ServerOptions { max_request_bytes: node.max_request_bytes, ..server_options(&node) };
-        Plan { node, clients: vec![listen(&dcs.listen_clients)], server }
+        let clients = vec![format!("{clients}{}", listen(&dcs.listen_clients))];
+        Plan { node, clients, server, tls: dcs.tls.clone() }
     }
 
     /// From etcd's flags.
@@ -61,10 +75,14 @@ impl Plan {
         let base = Config::single(&options.name, options.data_dir.clone());
         let node = Config {
             cluster_token: options.cluster_token.clone(),
-            peer_listen: options.listen_peers.iter().map(listen).collect(),
-            peer_advertise: options.advertise_peer.url(),
-            client_urls: options.advertise_clients.iter().map(HostPort::url).collect(),
-            initial_cluster: urls(&options.initial_cluster),
+            peer_listen: options.listen_peers.iter().map(listen_url).collect(),
+            peer_advertise: options.advertise_peer.to_string(),
+            client_urls: options.advertise_clients.iter().map(Url::to_string).collect(),
+            initial_cluster: options
+                .initial_cluster
+                .iter()
+                .map(|(name, url)| (name.clone(), url.to_string()))
+                .collect(),
             new_cluster: options.cluster_state == ClusterState::New,
             heartbeat: options.heartbeat,
             election: options.election,
@@ -82,9 +100,12 @@ impl Plan {
         let server = ServerOptions {
             max_request_bytes: options.max_request_bytes,
             max_txn_ops: options.max_txn_ops,
+            progress_interval: options.progress_interval,
+            listen_metrics: options.listen_metrics.iter().map(listen_url).collect(),
             ..server_options(&node)
         };
-        Plan { node, clients: options.listen_clients.iter().map(listen).collect(), server }
+        let clients = options.listen_clients.iter().map(listen_url).collect();
+        Plan { node, clients, server, tls: options.tls.clone() }
     }
 
     /// Whether every address can be listened on, before anything is written: a port in use must change nothing.
@@ -92,7 +113,22 @@ impl Plan {
     /// # Errors
     /// The sentence with the address and the remedy.
     pub fn check_ports(&self) -> Result<(), String> {
-        check_ports(self.node.peer_listen.iter().chain(&self.clients))
+        check_ports(self.node.peer_listen.iter().chain(&self.clients).chain(&self.server.listen_metrics))
+    }
+
+    /// Reads the certificates, BEFORE anything is written: a file that is missing must change nothing.
+    ///
+    /// # Errors
+    /// The sentence with the file and the remedy.
+    pub fn open_tls(&mut self) -> Result<(), String> {
+        if let Some(options) = self.tls.clients() {
+            let acceptor = Acceptor::open("client port", options).map_err(|error| chain(&error))?;
+            self.server.tls = Some(acceptor);
+        }
+        if let Some((listen, connect)) = self.tls.peers() {
+            self.node.peer_tls = Some(PeerTls::open(listen, connect).map_err(|error| chain(&error))?);
+        }
+        Ok(())
     }
 }
 
@@ -101,7 +137,8 @@ impl Plan {
 /// # Errors
 /// The sentence with the address and the remedy.
 pub fn check_ports<'a>(addresses: impl Iterator<Item = &'a String>) -> Result<(), String> {
-    for address in addresses {
+    for url in addresses {
+        let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address);
         let resolved = address
             .to_socket_addrs()
             .map_err(|error| format!("cannot listen on {address}: {error}; give it as host:port"))?;
@@ -137,8 +174,12 @@ pub fn listen(address: &HostPort) -> String {
     if address.host == "*" { format!("0.0.0.0:{}", address.port) } else { address.to_string() }
 }
 
-fn urls(peers: &[Peer]) -> Vec<(String, String)> {
-    peers.iter().map(|peer| (peer.name.clone(), peer.address.url())).collect()
+fn listen_url(url: &Url) -> String {
+    format!("{}{}", scheme(url.tls), listen(&url.address))
+}
+
+const fn scheme(tls: bool) -> &'static str {
+    if tls { "https://" } else { "http://" }
 }
 
 impl Voter {
@@ -147,14 +188,7 @@ impl Voter {
     /// # Errors
     /// The sentence for the operator.
     pub async fn start(plan: Plan) -> Result<Voter, String> {
-        let dir = plan.node.data_dir.clone();
-        let owner = Owner { cluster_token: plan.node.cluster_token.clone(), name: plan.node.name.clone() };
-        owner.check(&dir)?;
         let node = Node::start(plan.node).await.map_err(|error| chain(&error))?;
-        if let Err(sentence) = owner.claim(&dir) {
-            node.shutdown(LEAVE).await;
-            return Err(sentence);
-        }
         match Server::bind(&plan.clients, node.handle(), plan.server) {
             Ok(server) => Ok(Voter { node, server }),
             Err(error) => {
@@ -170,11 +204,13 @@ impl Voter {
         self.node.handle()
     }
 
-    /// Resolves when a leader is known for the first time: from then on clients are answered.
+    /// Resolves when this member has answered a linearizable read of its own: from then on clients are answered. A leader that is
+    /// known is not enough, it may be one that a vote on this disk remembers.
     pub async fn ready(&self) {
-        let mut leadership = self.node.handle().leadership();
-        // The sender lives as long as the node, which this borrows.
-        let _ = leadership.wait_for(|leadership| leadership.leader.is_some()).await;
+        let handle = self.node.handle();
+        while handle.read_barrier(PROBE).await.is_err() {
+            tokio::time::sleep(PROBE_AGAIN).await;
+        }
     }
 
     /// Resolves when the member has failed, with the sentence for the operator.

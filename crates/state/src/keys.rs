@@ -42,6 +42,17 @@ pub fn member(id: u64) -> Bytes {
     prefixed(MEMBER, &id.to_be_bytes())
 }
 
+/// True for what the store keeps about itself (its revision, for one), which sorts before everything else.
+pub fn is_meta(stored: &[u8]) -> bool {
+    stored.first() == Some(&META)
+}
+
+/// True for what speaks of the members of one cluster (consensus' own, announcements, alarms): left out when the state begins
+/// another cluster's life.
+pub fn speaks_of_members(stored: &[u8]) -> bool {
+    stored.starts_with(b"\x01consensus/") || matches!(stored, [MEMBER | ALARM, ..])
+}
+
 /// The store's revision.
 pub(crate) fn revision() -> Bytes {
     Bytes::from_static(b"\x01revision")

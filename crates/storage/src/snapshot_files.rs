@@ -15,6 +15,8 @@
 //! back to it: nothing purged after its position. [`Snapshots::usable`] decides that, given the log's purged position, and
 //! refuses when none is left: a member without its past asks to be replaced.
 
+mod backup;
+
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+
+pub use backup::{BackupMeta, DIGEST_BYTES, read_backup, verify_backup, write_backup};
 
 use crate::{Pairs, Position, StorageError, directory};
 
@@ -105,7 +109,7 @@ impl Snapshots {
         pairs: &mut dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>>,
     ) -> Result<SnapshotMeta, StorageError> {
         let path = self.incoming();
-        let written = write_file(&path, at, &membership, pairs).and_then(|(count, bytes)| {
+        let written = write_file(&path, at, &membership, pairs, true).and_then(|(count, bytes)| {
             directory::rename(&path, &self.dir.join(name_of(at)))?;
             Ok(SnapshotMeta { at, membership, pairs: count, bytes })
         });
@@ -188,7 +192,7 @@ impl Snapshots {
     pub fn read(&self, path: &Path) -> Result<Pairs, StorageError> {
         let mut input = Input::open(path)?;
         read_header(&mut input)?;
-        Ok(Box::new(Reading { input, block: Bytes::new(), number: 0, pairs: 0, done: false }))
+        Ok(Box::new(Reading::new(input, false)))
     }
 
     /// Oldest first.
@@ -248,6 +252,7 @@ fn write_file(
     at: Option<Position>,
     membership: &[u8],
     pairs: &mut dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>>,
+    sync: bool,
 ) -> Result<(u64, u64), StorageError> {
     let io = |error| StorageError::io("writing", path)(error);
     let file = File::create(path).map_err(StorageError::io("creating", path))?;
@@ -291,7 +296,9 @@ fn write_file(
     out.put(&trailer).map_err(io)?;
     let bytes = out.bytes;
     let file = out.file.into_inner().map_err(|error| io(error.into_error()))?;
-    file.sync_all().map_err(StorageError::io("syncing", path))?;
+    if sync {
+        file.sync_all().map_err(StorageError::io("syncing", path))?;
+    }
     Ok((count, bytes))
 }
 
@@ -374,7 +381,7 @@ fn verify(path: &Path) -> Result<SnapshotMeta, StorageError> {
     let mut input = Input::open(path)?;
     let (at, membership) = read_header(&mut input)?;
     let bytes = input.length;
-    let mut pairs = Reading { input, block: Bytes::new(), number: 0, pairs: 0, done: false };
+    let mut pairs = Reading::new(input, false);
     for pair in pairs.by_ref() {
         pair?;
     }
@@ -388,9 +395,18 @@ struct Reading {
     number: u64,
     pairs: u64,
     done: bool,
+    /// Zeros may follow the trailer, less than a page of them.
+    padded: bool,
+    /// The checksum of everything before the trailer, once that was reached.
+    sum: u32,
 }
 
 impl Reading {
+    /// Behind the header.
+    fn new(input: Input, padded: bool) -> Reading {
+        Reading { input, block: Bytes::new(), number: 0, pairs: 0, done: false, padded, sum: 0 }
+    }
+
     /// The next pair; None after a good trailer.
     fn advance(&mut self) -> Result<Option<(Bytes, Bytes)>, StorageError> {
         if self.block.is_empty() && !self.next_block()? {
@@ -427,7 +443,13 @@ impl Reading {
             if u64_at(&start, 4) != self.pairs {
                 return self.input.damaged("another number of pairs than was written");
             }
-            if self.input.offset != self.input.length {
+            self.sum = sum;
+            let left = self.input.length - self.input.offset;
+            let whole = left == 0
+                || (self.padded
+                    && left < 512
+                    && self.input.take(left as usize)?.iter().all(|byte| *byte == 0));
+            if !whole {
                 return self.input.damaged("bytes behind the trailer");
             }
             return Ok(false);
