@@ -7,27 +7,46 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// A stream that notes its first byte.
-pub(crate) struct Noted {
-    stream: TcpStream,
-    spoken: Arc<AtomicBool>,
+pub(crate) struct Noted<S> {
+    stream: S,
+    note: Note,
 }
 
-impl Noted {
-    /// The stream, and where to look.
-    pub(crate) fn new(stream: TcpStream) -> (Noted, Arc<AtomicBool>) {
-        let spoken = Arc::new(AtomicBool::new(false));
-        (Noted { stream, spoken: spoken.clone() }, spoken)
+/// What a connection said first.
+#[derive(Clone, Default)]
+pub(crate) struct Note(Arc<AtomicU16>);
+
+/// Above any byte: something has been said.
+const SPOKEN: u16 = 0x100;
+/// The first byte of every TLS connection: a record of the handshake (RFC 8446, 5.1). No request of HTTP begins with it.
+const TLS: u16 = 0x16;
+
+impl Note {
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    /// It wants TLS where there is none.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == SPOKEN | TLS
     }
 }
 
-impl AsyncRead for Noted {
+impl<S> Noted<S> {
+    /// The stream, and where to look.
+    pub(crate) fn new(stream: S) -> (Noted<S>, Note) {
+        let note = Note::default();
+        (Noted { stream, note: note.clone() }, note)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -35,14 +54,14 @@ impl AsyncRead for Noted {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.spoken.store(true, Ordering::Relaxed);
+        if buffer.filled().len() > before && !self.note.has_spoken() {
+            self.note.0.store(SPOKEN | u16::from(buffer.filled()[before]), Ordering::Relaxed);
         }
         polled
     }
 }
 
-impl AsyncWrite for Noted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

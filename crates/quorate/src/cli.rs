@@ -183,7 +183,7 @@ async fn drill(arguments: DemoArgs) -> ExitCode {
 
 fn store(arguments: &[String]) -> ExitCode {
     let mut report = Report::default();
-    let options = match etcd_flags::parse(arguments, std::env::vars(), &mut report) {
+    let (options, file) = match etcd_flags::parse(arguments, std::env::vars(), &mut report) {
         Request::Help => {
             output::line(etcd_flags::HELP.trim_end());
             return ExitCode::SUCCESS;
@@ -192,14 +192,18 @@ fn store(arguments: &[String]) -> ExitCode {
             output::line(&format!("quorate store {}", env!("CARGO_PKG_VERSION")));
             return ExitCode::SUCCESS;
         }
-        Request::Serve(options) => options,
+        Request::Serve { options, file } => (options, file),
     };
+    let file = file.map(|file| file.display().to_string()).unwrap_or_default();
     if report.has_errors() {
-        output::complain(report.render("").trim_end());
+        output::complain(report.render(&file).trim_end());
         return ExitCode::from(EXIT_CONFIGURATION);
     }
-    telemetry::init(&options.log_level, LogFormat::Plain);
-    announce("", &report);
+    telemetry::init(&options.log_level, options.log_format);
+    if !file.is_empty() {
+        tracing::info!(file, "the configuration is read from a file alone; other flags and variables are ignored");
+    }
+    announce(&file, &report);
     block_on(crate::store::serve(&options))
 }
 

@@ -44,6 +44,12 @@ impl Signals {
     }
 }
 
+/// Asked a second time, whoever asks does not want to wait. What was acknowledged is on disk; the others elect.
+pub fn end_at_once(signal: &'static str) -> ! {
+    tracing::warn!(signal, "asked again: ending at once");
+    std::process::exit(1)
+}
+
 /// Tells systemd (`Type=notify`) that the node serves, or that it stops. Without `NOTIFY_SOCKET` nobody listens, and
 /// a message that cannot be delivered changes nothing here.
 pub fn notify(state: &str) {

@@ -61,7 +61,8 @@ async fn keep(settings: &Settings, source: &Source) -> Result<(), Failure> {
     let mut signals =
         Signals::catch().map_err(|error| Failure::Node(format!("signals cannot be caught: {error}")))?;
     let instance = instance_config(settings).map_err(Failure::Configuration)?;
-    let plan = Plan::of_settings(settings);
+    let mut plan = Plan::of_settings(settings);
+    plan.open_tls().map_err(Failure::Configuration)?;
     plan.check_ports().map_err(Failure::Node)?;
     check_ports([listen(&settings.restapi.listen)].iter()).map_err(Failure::Node)?;
     let postgres = Instance::new(instance.clone()).map_err(|error| Failure::Configuration(chain(&error)))?;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::etcd_flags::StoreOptions;
-use crate::process::{Signals, notify};
+use crate::process::{Signals, end_at_once, notify};
 use crate::voter::{Plan, Voter};
 
 /// Serves until it is asked to stop (0) or the member fails (1).
@@ -19,7 +19,8 @@ pub async fn serve(options: &StoreOptions) -> ExitCode {
 
 async fn serve_until_asked(options: &StoreOptions) -> Result<(), String> {
     let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
-    let plan = Plan::of_options(options);
+    let mut plan = Plan::of_options(options);
+    plan.open_tls()?;
     plan.check_ports()?;
     tracing::info!(
         node = options.name,
@@ -51,7 +52,10 @@ async fn serve_until_asked(options: &StoreOptions) -> Result<(), String> {
         }
     };
     notify("STOPPING=1");
-    voter.shutdown().await;
+    tokio::select! {
+        () = voter.shutdown() => {}
+        signal = signals.stop() => end_at_once(signal),
+    }
     if ended.is_ok() {
         tracing::info!(node = options.name, "stopped");
     }

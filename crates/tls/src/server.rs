@@ -28,6 +28,12 @@ pub struct Acceptor {
     options: Arc<ServerOptions>,
 }
 
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
 /// A connection whose handshake has succeeded.
 #[derive(Debug)]
 pub struct Accepted {

@@ -77,6 +77,11 @@ impl Report {
         self.findings.push(Diagnostic { severity, origin, path, message });
     }
 
+    /// Adds what another reader found.
+    pub fn absorb(&mut self, other: Report) {
+        self.findings.extend(other.findings);
+    }
+
     /// Turns every warning into an error, as `--strict` asks.
     pub fn make_strict(&mut self) {
         for finding in &mut self.findings {

@@ -45,6 +45,16 @@ const VARIABLES: &[(&str, &str)] = &[
     ("QUORATE_DCS_INITIAL_CLUSTER", "dcs.initial_cluster"),
     ("QUORATE_DCS_INITIAL_CLUSTER_STATE", "dcs.initial_cluster_state"),
     ("QUORATE_DCS_CLUSTER_TOKEN", "dcs.cluster_token"),
+    ("QUORATE_DCS_CERT_FILE", "dcs.cert_file"),
+    ("QUORATE_DCS_KEY_FILE", "dcs.key_file"),
+    ("QUORATE_DCS_TRUSTED_CA_FILE", "dcs.trusted_ca_file"),
+    ("QUORATE_DCS_CLIENT_CERT_AUTH", "dcs.client_cert_auth"),
+    ("QUORATE_DCS_CLIENT_CRL_FILE", "dcs.client_crl_file"),
+    ("QUORATE_DCS_PEER_CERT_FILE", "dcs.peer_cert_file"),
+    ("QUORATE_DCS_PEER_KEY_FILE", "dcs.peer_key_file"),
+    ("QUORATE_DCS_PEER_TRUSTED_CA_FILE", "dcs.peer_trusted_ca_file"),
+    ("QUORATE_DCS_PEER_CLIENT_CERT_AUTH", "dcs.peer_client_cert_auth"),
+    ("QUORATE_DCS_PEER_CRL_FILE", "dcs.peer_crl_file"),
 ];
 
 /// Groups that Patroni reads and that another part of Quorate takes the place of.

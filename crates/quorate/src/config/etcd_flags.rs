@@ -3,17 +3,24 @@
 //! The command line of an existing `etcd` unit must work as it stands, so it is read by etcd's rules and not by
 //! clap's: `--flag value`, `--flag=value` and the single dash of Go, switches that stand alone, a variable for every
 //! flag (`ETCD_` and the flag in capitals), the flag winning over its variable. An unknown flag is an error, because
-//! the operator asked for something that will not happen; an unknown variable is a warning, as in etcd.
+//! the operator asked for something that will not happen; an unknown variable is a warning, as in etcd. A configuration file
+//! ([`super::etcd_file`]) takes the place of both. What becomes of each flag is in one table ([`super::etcd_table`]).
 //!
 //! Two defaults differ on purpose. Without `--heartbeat-interval` and `--election-timeout` the store uses its own
 //! 80 ms and 200 to 350 ms instead of etcd's 100 and 1000. And without `--auto-compaction-retention` history is
 //! compacted, etcd keeps it for ever.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_tls::{Pair, Version};
+
 use super::diagnostics::{Origin, Report, closest};
-use super::settings::{ClusterState, HostPort, Peer};
+use super::etcd_file;
+use super::etcd_table::{FLAGS, Kind, find};
+use super::settings::{ClusterState, HostPort, LogFormat};
+use super::tls::TlsFiles;
 
 /// What `quorate store` was told.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,15 +30,19 @@ pub struct StoreOptions {
     /// `--data-dir`. Default `NAME.etcd`.
     pub data_dir: PathBuf,
     /// `--listen-client-urls`. Default `http://127.0.0.1:2379`.
-    pub listen_clients: Vec<HostPort>,
+    pub listen_clients: Vec<Url>,
     /// `--advertise-client-urls`. Default: the above.
-    pub advertise_clients: Vec<HostPort>,
+    pub advertise_clients: Vec<Url>,
+    /// `--listen-metrics-urls`. Default: none.
+    pub listen_metrics: Vec<Url>,
     /// `--listen-peer-urls`. Default `http://127.0.0.1:2380`.
-    pub listen_peers: Vec<HostPort>,
+    pub listen_peers: Vec<Url>,
     /// `--initial-advertise-peer-urls`, the first of them. Default: the first of the above.
-    pub advertise_peer: HostPort,
-    /// `--initial-cluster`. Default: this member alone.
-    pub initial_cluster: Vec<Peer>,
+    pub advertise_peer: Url,
+    /// `--initial-cluster`: names and peer URLs, the first of each member. Default: this member alone.
+    pub initial_cluster: Vec<(String, Url)>,
+    /// Certificates of both ports.
+    pub tls: TlsFiles,
     /// `--initial-cluster-token`. Default `etcd-cluster`.
     pub cluster_token: String,
     /// `--initial-cluster-state`. Default `new`.
@@ -50,8 +61,53 @@ pub struct StoreOptions {
     pub max_request_bytes: usize,
     /// `--max-txn-ops`. Default 128.
     pub max_txn_ops: usize,
+    /// `--watch-progress-notify-interval`. Default 10 min.
+    pub progress_interval: Duration,
     /// `--log-level`. Default `info`.
     pub log_level: String,
+    /// `--log-format json`. Default plain.
+    pub log_format: LogFormat,
+}
+
+/// An address with its scheme.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// `https`.
+    pub tls: bool,
+    /// The rest.
+    pub address: HostPort,
+}
+
+impl Url {
+    /// Parses `http://host:port` or `https://host:port`.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn parse(text: &str) -> Result<Url, String> {
+        let wanted = || format!("expected http://host:port or https://host:port, found {text:?}");
+        let (tls, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some(("unix" | "unixs", _)) => {
+                return Err("unix sockets are not listened on; use http://".to_owned());
+            }
+            Some(_) | None => return Err(wanted()),
+        };
+        let address = HostPort::parse(rest, None).map_err(|_| wanted())?;
+        Ok(Url { tls, address })
+    }
+
+    /// Without TLS, on this machine.
+    #[must_use]
+    pub fn local(port: u16) -> Url {
+        Url { tls: false, address: HostPort::local(port) }
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
 }
 
 /// How old revisions are forgotten.
@@ -71,86 +127,17 @@ pub enum AutoCompaction {
 #[derive(Debug)]
 pub enum Request {
     /// Serve; usable if the report has no errors.
-    Serve(Box<StoreOptions>),
+    Serve {
+        /// What with.
+        options: Box<StoreOptions>,
+        /// The configuration file that lines of the report are about.
+        file: Option<PathBuf>,
+    },
     /// `--help`.
     Help,
     /// `--version`.
     Version,
 }
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Takes a value and is read.
-    Value,
-    /// etcd's, takes a value, without effect here.
-    Ignored,
-    /// etcd's switch, without effect here.
-    IgnoredSwitch,
-    /// etcd's, asks for something that cannot be given.
-    Refused(&'static str),
-}
-
-const NO_TLS: Kind = Kind::Refused("TLS is not supported yet");
-
-const FLAGS: &[(&str, Kind)] = &[
-    ("name", Kind::Value),
-    ("data-dir", Kind::Value),
-    ("listen-client-urls", Kind::Value),
-    ("advertise-client-urls", Kind::Value),
-    ("listen-peer-urls", Kind::Value),
-    ("initial-advertise-peer-urls", Kind::Value),
-    ("initial-cluster", Kind::Value),
-    ("initial-cluster-token", Kind::Value),
-    ("initial-cluster-state", Kind::Value),
-    ("heartbeat-interval", Kind::Value),
-    ("election-timeout", Kind::Value),
-    ("snapshot-count", Kind::Value),
-    ("quota-backend-bytes", Kind::Value),
-    ("auto-compaction-mode", Kind::Value),
-    ("auto-compaction-retention", Kind::Value),
-    ("max-request-bytes", Kind::Value),
-    ("max-txn-ops", Kind::Value),
-    ("log-level", Kind::Value),
-    ("enable-v2", Kind::IgnoredSwitch),
-    ("enable-grpc-gateway", Kind::IgnoredSwitch),
-    ("enable-pprof", Kind::IgnoredSwitch),
-    ("debug", Kind::IgnoredSwitch),
-    ("pre-vote", Kind::IgnoredSwitch),
-    ("strict-reconfig-check", Kind::IgnoredSwitch),
-    ("initial-election-tick-advance", Kind::IgnoredSwitch),
-    ("logger", Kind::Ignored),
-    ("log-outputs", Kind::Ignored),
-    ("log-package-levels", Kind::Ignored),
-    ("max-snapshots", Kind::Ignored),
-    ("max-wals", Kind::Ignored),
-    ("metrics", Kind::Ignored),
-    ("cors", Kind::Ignored),
-    ("host-whitelist", Kind::Ignored),
-    ("backend-batch-limit", Kind::Ignored),
-    ("backend-batch-interval", Kind::Ignored),
-    ("grpc-keepalive-min-time", Kind::Ignored),
-    ("grpc-keepalive-interval", Kind::Ignored),
-    ("grpc-keepalive-timeout", Kind::Ignored),
-    ("auth-token", Kind::Ignored),
-    ("wal-dir", Kind::Refused("the log lives in --data-dir; mount that on the fast disk")),
-    ("listen-metrics-urls", Kind::Refused("/metrics is served on the client port")),
-    ("config-file", Kind::Refused("configuration files of etcd are not read; use flags or ETCD_ variables")),
-    ("discovery", Kind::Refused("discovery is not supported; name the members in --initial-cluster")),
-    ("discovery-srv", Kind::Refused("discovery is not supported; name the members in --initial-cluster")),
-    ("force-new-cluster", Kind::Refused("it is not supported yet")),
-    ("proxy", Kind::Refused("a proxy mode does not exist here")),
-    ("unsafe-no-fsync", Kind::Refused("what was acknowledged is always on disk")),
-    ("cert-file", NO_TLS),
-    ("key-file", NO_TLS),
-    ("client-cert-auth", NO_TLS),
-    ("trusted-ca-file", NO_TLS),
-    ("auto-tls", NO_TLS),
-    ("peer-cert-file", NO_TLS),
-    ("peer-key-file", NO_TLS),
-    ("peer-client-cert-auth", NO_TLS),
-    ("peer-trusted-ca-file", NO_TLS),
-    ("peer-auto-tls", NO_TLS),
-];
 
 /// The text of `quorate store --help`.
 pub const HELP: &str = "\
@@ -177,33 +164,47 @@ Takes etcd's flags (--flag value, --flag=value) and ETCD_* variables; a flag win
   --max-request-bytes N                1572864
   --max-txn-ops N                      128
   --log-level LEVEL                    info
-  --enable-v2                          accepted, ignored
+  --log-format plain|json              plain
+  --watch-progress-notify-interval D   10m
+  --listen-metrics-urls URLS           none: /metrics is on the client port alone
+
+TLS (https:// in the URLs above); files are read again when they change:
+  --cert-file --key-file               the client port's certificate
+  --trusted-ca-file                    clients must show a certificate of this authority
+  --client-cert-auth --client-crl-file --client-cert-allowed-hostname
+  --peer-cert-file --peer-key-file --peer-trusted-ca-file   the same among the members
+  --peer-client-cert-auth --peer-crl-file --peer-cert-allowed-cn --peer-cert-allowed-hostname
+  --peer-client-cert-file --peer-client-key-file            shown to the members connected to
+  --cipher-suites --tls-min-version --tls-max-version       TLS1.2 and TLS1.3 are spoken
+
+  --config-file FILE                   etcd's file instead of flags and variables
+
+Other flags of etcd are accepted, with a line that says why they change nothing, or refused, with the remedy.
 
 Prints `ready to serve client requests` when it is. SIGTERM and SIGINT hand the leadership over and end it with 0.
 Exit codes: 0 asked to stop, 1 the member failed, 2 wrong flags.
 ";
 
-/// Reads the command line (without the program's name and `store`) and the variables.
+/// Reads the command line (without the program's name and `store`), the variables, and the configuration file that either of
+/// them names.
 pub fn parse(
     arguments: &[String],
     variables: impl Iterator<Item = (String, String)>,
     report: &mut Report,
 ) -> Request {
-    let mut given: Vec<(&'static str, String, Origin)> = Vec::new();
-    for (variable, value) in variables {
+    let mut given = Given::default();
+    // Findings count only where there is no file.
+    let mut found = Report::default();
+    let variables: Vec<(String, String)> = variables.collect();
+    for (variable, value) in &variables {
         let Some(short) = variable.strip_prefix("ETCD_") else { continue };
         let name = short.to_ascii_lowercase().replace('_', "-");
         let origin = Origin::Variable(variable.clone());
         match find(&name) {
-            Some((flag, Kind::Value)) => given.push((flag, unquote(&value).to_owned(), origin)),
-            Some((_, Kind::Ignored | Kind::IgnoredSwitch)) => {
-                report.note(origin, "", "accepted, has no effect")
-            }
-            Some((_, Kind::Refused(why))) if !value.is_empty() => report.error(origin, "", why),
-            Some((_, Kind::Refused(_))) => {}
+            Some((flag, kind)) => given.put(flag, kind, unquote(value).to_owned(), &origin, "", &mut found),
             // Variables of etcd's tools, not of the server.
             None if matches!(short, "UNSUPPORTED_ARCH" | "VERSION") => {}
-            None => report.warning(origin, "", "unknown variable, ignored"),
+            None => found.warning(origin, "", "unknown variable, ignored"),
         }
     }
     let mut rest = arguments.iter();
@@ -215,7 +216,7 @@ pub fn parse(
             return Request::Version;
         }
         let Some(body) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
-            report.error(Origin::Flag(argument.clone()), "", "expected a flag");
+            found.error(Origin::Flag(argument.clone()), "", "expected a flag");
             continue;
         };
         let (name, attached) = match body.split_once('=') {
@@ -227,38 +228,34 @@ pub fn parse(
             None => {
                 let meant = closest(name, FLAGS.iter().map(|(flag, _)| *flag))
                     .map(|flag| format!("; did you mean --{flag}?"));
-                report.error(origin, "", format!("unknown flag{}", meant.unwrap_or_default()));
+                found.error(origin, "", format!("unknown flag{}", meant.unwrap_or_default()));
                 // Its value, if it had one, must not be taken for the next flag.
                 if attached.is_none() && rest.as_slice().first().is_some_and(|next| !next.starts_with('-')) {
                     rest.next();
                 }
             }
-            Some((_, Kind::IgnoredSwitch)) => report.note(origin, "", "accepted, has no effect"),
-            Some((_, Kind::Refused(why))) => {
-                report.error(origin, "", why);
-                if attached.is_none() && rest.as_slice().first().is_some_and(|next| !next.starts_with('-')) {
-                    rest.next();
-                }
+            // As in Go, a switch takes a value only behind the equals sign.
+            Some((flag, kind)) if kind.is_switch() => {
+                let value = attached.unwrap_or_else(|| "true".to_owned());
+                given.put(flag, kind, value, &origin, "", &mut found);
             }
             Some((flag, kind)) => match attached.or_else(|| rest.next().cloned()) {
-                None => report.error(origin, "", "needs a value"),
-                Some(value) if kind == Kind::Value => {
-                    // The flag wins over its variable, the last flag over the ones before.
-                    given.retain(|(other, _, _)| *other != flag);
-                    given.push((flag, value, origin));
-                }
-                Some(_) => report.note(origin, "", "accepted, has no effect"),
+                None => found.error(origin, "", "needs a value"),
+                Some(value) => given.put(flag, kind, value, &origin, "", &mut found),
             },
         }
     }
-    Request::Serve(Box::new(Given(given).options(report)))
-}
-
-fn find(name: &str) -> Option<(&'static str, Kind)> {
-    FLAGS.iter().find(|(flag, _)| *flag == name).copied().or_else(|| {
-        // The experimental ones come and go with etcd's versions.
-        name.starts_with("experimental-").then_some(("experimental", Kind::Ignored))
-    })
+    let Some((file, _)) = given.get("config-file") else {
+        report.absorb(found);
+        return Request::Serve { options: Box::new(given.options(report)), file: None };
+    };
+    let file = PathBuf::from(file);
+    for (name, origin) in given.origins.iter().filter(|(name, _)| *name != "config-file") {
+        report.warning(origin.clone(), "", format!("ignored: {name} is read from {} alone", file.display()));
+    }
+    let mut given = Given::default();
+    etcd_file::read(&file, &mut given, report);
+    Request::Serve { options: Box::new(given.options(report)), file: Some(file) }
 }
 
 /// Environment files that are not read by a shell keep their quotes.
@@ -271,14 +268,76 @@ fn unquote(value: &str) -> &str {
     value
 }
 
-struct Given(Vec<(&'static str, String, Origin)>);
+/// What was written, by the names of flags.
+#[derive(Default)]
+pub(super) struct Given {
+    read: Vec<(&'static str, String, Origin)>,
+    /// Everything that was named, read or not.
+    origins: Vec<(&'static str, Origin)>,
+}
 
 impl Given {
+    /// Takes a value in, or says why it changes nothing. The last one of a name counts.
+    pub(super) fn put(
+        &mut self,
+        flag: &'static str,
+        kind: Kind,
+        value: String,
+        origin: &Origin,
+        path: &str,
+        report: &mut Report,
+    ) {
+        self.origins.push((flag, origin.clone()));
+        let on = go_bool(&value);
+        match kind {
+            Kind::Value => {
+                self.read.retain(|(other, _, _)| *other != flag);
+                self.read.push((flag, value, origin.clone()));
+            }
+            Kind::Switch | Kind::IgnoredSwitch(_) | Kind::RefusedSwitch(_) if on.is_none() => {
+                // An empty variable is as good as none.
+                if !value.is_empty() {
+                    report.error(origin.clone(), path, format!("expected true or false, found {value:?}"));
+                }
+            }
+            Kind::Switch => {
+                self.read.retain(|(other, _, _)| *other != flag);
+                self.read.push((flag, on.unwrap_or_default().to_string(), origin.clone()));
+            }
+            Kind::Ignored(why) | Kind::IgnoredSwitch(why) => {
+                report.note(origin.clone(), path, format!("accepted, has no effect: {why}"));
+            }
+            Kind::Refused(harmless, why) => {
+                if !value.is_empty() && !harmless.contains(&value.as_str()) {
+                    report.error(origin.clone(), path, why);
+                }
+            }
+            Kind::RefusedSwitch(why) => {
+                if on == Some(true) {
+                    report.error(origin.clone(), path, why);
+                }
+            }
+        }
+    }
+
     fn get(&self, flag: &str) -> Option<(&str, Origin)> {
-        self.0
+        self.read
             .iter()
             .find(|(name, value, _)| *name == flag && !value.is_empty())
             .map(|(_, value, origin)| (value.as_str(), origin.clone()))
+    }
+
+    fn path(&self, flag: &str) -> Option<PathBuf> {
+        self.get(flag).map(|(value, _)| Path::new(value).to_owned())
+    }
+
+    fn is_on(&self, flag: &str) -> bool {
+        self.get(flag).is_some_and(|(value, _)| value == "true")
+    }
+
+    fn list(&self, flag: &str) -> Vec<String> {
+        let (value, _) = self.get(flag).unwrap_or(("", Origin::File));
+        value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
     fn text(&self, flag: &str, default: &str) -> String {
@@ -294,15 +353,12 @@ impl Given {
         number
     }
 
-    fn urls(&self, flag: &str, default: &[HostPort], report: &mut Report) -> Vec<HostPort> {
-        let Some((value, origin)) = self.get(flag) else { return default.to_vec() };
+    fn urls(&self, flag: &str, default: &[Url], report: &mut Report) -> Vec<Url> {
+        let Some((_, origin)) = self.get(flag) else { return default.to_vec() };
         let mut urls = Vec::new();
-        for url in value.split(',').map(str::trim).filter(|url| !url.is_empty()) {
-            match HostPort::parse(url, None) {
-                Ok(address) if url.starts_with("http://") => urls.push(address),
-                Ok(_) => {
-                    report.error(origin.clone(), "", format!("expected http://host:port, found {url:?}"));
-                }
+        for url in self.list(flag) {
+            match Url::parse(&url) {
+                Ok(url) => urls.push(url),
                 Err(message) => report.error(origin.clone(), "", message),
             }
         }
@@ -311,22 +367,26 @@ impl Given {
 
     fn options(&self, report: &mut Report) -> StoreOptions {
         let name = self.text("name", "default");
-        let listen_clients = self.urls("listen-client-urls", &[HostPort::local(2379)], report);
-        let listen_peers = self.urls("listen-peer-urls", &[HostPort::local(2380)], report);
+        let listen_clients = self.urls("listen-client-urls", &[Url::local(2379)], report);
+        let listen_peers = self.urls("listen-peer-urls", &[Url::local(2380)], report);
+        let listen_metrics = self.urls("listen-metrics-urls", &[], report);
         let advertise_clients = self.urls("advertise-client-urls", &listen_clients, report);
+        let wildcard = |url: &Url| url.address.is_wildcard();
         if self.get("listen-client-urls").is_some() && self.get("advertise-client-urls").is_none() {
             let (_, origin) = self.get("listen-client-urls").unwrap_or(("", Origin::File));
-            if listen_clients.iter().any(HostPort::is_wildcard) {
+            if listen_clients.iter().any(wildcard) {
                 report.error(origin, "", "listens on every interface: --advertise-client-urls must say which address clients should use");
             }
         }
         let advertised = self.urls("initial-advertise-peer-urls", &listen_peers, report);
-        let advertise_peer = advertised.first().cloned().unwrap_or_else(|| HostPort::local(2380));
-        if advertise_peer.is_wildcard() {
+        let advertise_peer = advertised.first().cloned().unwrap_or_else(|| Url::local(2380));
+        if wildcard(&advertise_peer) {
             let origin = self.get("listen-peer-urls").map_or(Origin::File, |(_, origin)| origin);
             report.error(origin, "", "listens on every interface: --initial-advertise-peer-urls must say which address the other members should use");
         }
         let initial_cluster = self.initial_cluster(&name, &advertise_peer, report);
+        let tls = self.tls(report);
+        self.schemes(&tls, &listen_clients, &listen_metrics, &listen_peers, &initial_cluster, report);
         let cluster_state = match self.get("initial-cluster-state") {
             None | Some(("new", _)) => ClusterState::New,
             Some(("existing", _)) => ClusterState::Existing,
@@ -345,9 +405,11 @@ impl Given {
             name,
             listen_clients,
             advertise_clients,
+            listen_metrics,
             listen_peers,
             advertise_peer,
             initial_cluster,
+            tls,
             cluster_token: self.text("initial-cluster-token", "etcd-cluster"),
             cluster_state,
             heartbeat,
@@ -357,41 +419,149 @@ impl Given {
             compaction: self.compaction(report),
             max_request_bytes: self.number("max-request-bytes", report).unwrap_or(1_572_864),
             max_txn_ops: self.number("max-txn-ops", report).unwrap_or(128),
+            progress_interval: self.progress_interval(report),
             log_level: self.log_level(report),
+            log_format: match self.get("log-format") {
+                None | Some(("plain" | "console", _)) => LogFormat::Plain,
+                Some(("json", _)) => LogFormat::Json,
+                Some((other, origin)) => {
+                    report.error(origin, "", format!("expected plain or json, found {other:?}"));
+                    LogFormat::Plain
+                }
+            },
         }
     }
 
-    fn initial_cluster(&self, name: &str, advertise: &HostPort, report: &mut Report) -> Vec<Peer> {
-        let alone = || vec![Peer { name: name.to_owned(), address: advertise.clone() }];
-        let Some((value, origin)) = self.get("initial-cluster") else { return alone() };
-        let mut peers = Vec::new();
-        for item in value.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+    fn tls(&self, report: &mut Report) -> TlsFiles {
+        let peer_client_pair = match (self.path("peer-client-cert-file"), self.path("peer-client-key-file")) {
+            (Some(cert), Some(key)) => Some(Pair { cert, key }),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                let flag = "peer-client-cert-file";
+                let origin = self.get(flag).map_or(Origin::File, |(_, origin)| origin);
+                report.error(origin, "", "--peer-client-cert-file and --peer-client-key-file go together");
+                None
+            }
+        };
+        let mut tls = TlsFiles {
+            cert_file: self.path("cert-file"),
+            key_file: self.path("key-file"),
+            trusted_ca_file: self.path("trusted-ca-file"),
+            client_cert_auth: self.is_on("client-cert-auth"),
+            client_crl_file: self.path("client-crl-file"),
+            peer_cert_file: self.path("peer-cert-file"),
+            peer_key_file: self.path("peer-key-file"),
+            peer_trusted_ca_file: self.path("peer-trusted-ca-file"),
+            peer_client_cert_auth: self.is_on("peer-client-cert-auth"),
+            peer_crl_file: self.path("peer-crl-file"),
+            peer_client_pair,
+            client_allowed_hosts: self.list("client-cert-allowed-hostname"),
+            peer_allowed_names: self.list("peer-cert-allowed-cn"),
+            peer_allowed_hosts: self.list("peer-cert-allowed-hostname"),
+            ..TlsFiles::default()
+        };
+        tls.protocol.suites = self.list("cipher-suites");
+        for (flag, version) in
+            [("tls-min-version", &mut tls.protocol.min), ("tls-max-version", &mut tls.protocol.max)]
+        {
+            match self.get(flag).map(|(text, origin)| (Version::parse(text), origin)) {
+                None => {}
+                Some((Ok(parsed), _)) => *version = Some(parsed),
+                Some((Err(error), origin)) => report.error(origin, "", error.to_string()),
+            }
+        }
+        if let Err(error) = tls.protocol.check() {
+            let named = self.get("cipher-suites").or_else(|| self.get("tls-min-version"));
+            report.error(named.map_or(Origin::File, |(_, origin)| origin), "", error.to_string());
+        }
+        let spell = |field: &'static str| format!("--{}", field.replace('_', "-"));
+        for (field, sentence) in tls.problems(spell) {
+            let origin = self.get(&field.replace('_', "-")).map_or(Origin::File, |(_, origin)| origin);
+            report.error(origin, "", sentence);
+        }
+        tls
+    }
+
+    /// Whether schemes and certificates go together.
+    fn schemes(
+        &self,
+        tls: &TlsFiles,
+        listen_clients: &[Url],
+        listen_metrics: &[Url],
+        listen_peers: &[Url],
+        cluster: &[(String, Url)],
+        report: &mut Report,
+    ) {
+        let origin = |flag| self.get(flag).map_or(Origin::File, |(_, origin): (&str, Origin)| origin);
+        let clients = tls.cert_file.is_some() || tls.key_file.is_some();
+        let peers = tls.peer_cert_file.is_some() || tls.peer_key_file.is_some();
+        for (flag, urls, is_ready, files) in [
+            ("listen-client-urls", listen_clients, clients, "--cert-file and --key-file"),
+            ("listen-metrics-urls", listen_metrics, clients, "--cert-file and --key-file"),
+            ("listen-peer-urls", listen_peers, peers, "--peer-cert-file and --peer-key-file"),
+        ] {
+            if !is_ready && urls.iter().any(|url| url.tls) {
+                report.error(origin(flag), "", format!("https:// needs a certificate: set {files}"));
+            }
+        }
+        if !peers && listen_peers.iter().all(|url| !url.tls) && cluster.iter().any(|(_, url)| url.tls) {
+            let why =
+                "https:// among the members needs a certificate: set --peer-cert-file and --peer-key-file";
+            report.error(origin("initial-cluster"), "", why);
+        }
+        let plain = |urls: &[Url]| urls.iter().all(|url| !url.tls);
+        if clients && plain(listen_clients) {
+            let why = "the certificate is not used: no --listen-client-urls begins with https://";
+            report.warning(origin("cert-file"), "", why);
+        }
+        if peers && plain(listen_peers) {
+            let why = "the certificate is not used: no --listen-peer-urls begins with https://";
+            report.warning(origin("peer-cert-file"), "", why);
+        }
+    }
+
+    fn progress_interval(&self, report: &mut Report) -> Duration {
+        let given = self
+            .get("watch-progress-notify-interval")
+            .or_else(|| self.get("experimental-watch-progress-notify-interval"));
+        let default = Duration::from_secs(600);
+        let Some((text, origin)) = given else { return default };
+        go_duration(text).filter(|interval| !interval.is_zero()).unwrap_or_else(|| {
+            report.error(origin, "", format!("expected a duration such as 10m, found {text:?}"));
+            default
+        })
+    }
+
+    fn initial_cluster(&self, name: &str, advertise: &Url, report: &mut Report) -> Vec<(String, Url)> {
+        let Some((_, origin)) = self.get("initial-cluster") else {
+            return vec![(name.to_owned(), advertise.clone())];
+        };
+        let mut peers: Vec<(String, Url)> = Vec::new();
+        for item in self.list("initial-cluster") {
             let parsed = match item.split_once('=') {
-                Some((name, url)) if !name.is_empty() => {
-                    HostPort::parse(url, None).map(|address| Peer { name: name.to_owned(), address })
-                }
+                Some((name, url)) if !name.is_empty() => Url::parse(url).map(|url| (name.to_owned(), url)),
                 _ => Err(format!("expected name=http://host:port, found {item:?}")),
             };
             match parsed {
+                Ok((name, url)) if peers.iter().any(|(other, _)| *other == name) => {
+                    let why = format!("{name} has one peer URL here, the first; {url} is left out");
+                    report.warning(origin.clone(), "", why);
+                }
                 Ok(peer) => peers.push(peer),
                 Err(message) => report.error(origin.clone(), "", message),
             }
         }
         // etcd's own sentences: they are what people search for.
-        match peers.iter().find(|peer| peer.name == name) {
+        match peers.iter().find(|(other, _)| other == name) {
             None => report.error(
                 origin,
                 "",
                 format!("couldn't find local name {name:?} in the initial cluster configuration"),
             ),
-            Some(own) if own.address != *advertise => report.error(
+            Some((_, own)) if own != advertise => report.error(
                 origin,
                 "",
-                format!(
-                    "--initial-cluster has {name}={} but missing from --initial-advertise-peer-urls={}",
-                    own.address.url(),
-                    advertise.url()
-                ),
+                format!("--initial-cluster has {name}={own} but missing from --initial-advertise-peer-urls={advertise}"),
             ),
             Some(_) => {}
         }
@@ -459,6 +629,7 @@ impl Given {
 
     fn log_level(&self, report: &mut Report) -> String {
         match self.get("log-level") {
+            None if self.is_on("debug") => "debug".to_owned(),
             None => "info".to_owned(),
             Some((level @ ("debug" | "info" | "warn" | "error"), _)) => level.to_owned(),
             Some(("panic" | "fatal" | "dpanic", _)) => "error".to_owned(),
@@ -467,6 +638,15 @@ impl Given {
                 "info".to_owned()
             }
         }
+    }
+}
+
+/// Go's notation for truth.
+fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
     }
 }
 
@@ -499,122 +679,4 @@ pub fn go_duration(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(flags: &[&str], variables: &[(&str, &str)]) -> (StoreOptions, String) {
-        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let mut report = Report::default();
-        match parse(&flags, variables, &mut report) {
-            Request::Serve(options) => (*options, report.render("")),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn without_flags_it_is_one_node_on_the_usual_ports() {
-        let (options, said) = read(&[], &[]);
-        assert_eq!(said, "");
-        assert_eq!((options.name.as_str(), options.data_dir.to_str()), ("default", Some("default.etcd")));
-        assert_eq!(options.listen_clients, [HostPort::local(2379)]);
-        assert_eq!(options.listen_peers, [HostPort::local(2380)]);
-        assert_eq!(
-            options.initial_cluster,
-            [Peer { name: "default".into(), address: HostPort::local(2380) }]
-        );
-        assert_eq!(options.heartbeat, Duration::from_millis(80));
-        assert_eq!(options.election, (Duration::from_millis(200), Duration::from_millis(350)));
-        assert_eq!((options.quota_bytes, options.max_txn_ops), (Some(2 << 30), 128));
-    }
-
-    #[test]
-    fn the_environment_file_of_a_field_setup() {
-        let (options, said) = read(
-            &[],
-            &[
-                ("ETCD_NAME", "u1"),
-                ("ETCD_DATA_DIR", "/var/lib/etcd/default"),
-                ("ETCD_LISTEN_PEER_URLS", "http://192.168.0.81:2380"),
-                ("ETCD_LISTEN_CLIENT_URLS", "http://0.0.0.0:2379"),
-                ("ETCD_ADVERTISE_CLIENT_URLS", "http://192.168.0.81:2379"),
-                ("ETCD_INITIAL_CLUSTER_TOKEN", "'etcd-cluster-1'"),
-                ("ETCD_INITIAL_CLUSTER", "u1=http://192.168.0.81:2380,u2=http://192.168.0.82:2380"),
-                ("ETCD_INITIAL_CLUSTER_STATE", "'new'"),
-                ("ETCD_INITIAL_ADVERTISE_PEER_URLS", "http://192.168.0.81:2380"),
-            ],
-        );
-        assert_eq!(said, "");
-        assert_eq!(options.cluster_token, "etcd-cluster-1");
-        assert_eq!(options.initial_cluster.len(), 2);
-        assert_eq!(options.listen_clients[0].host, "0.0.0.0");
-        assert_eq!(options.advertise_clients[0].host, "192.168.0.81");
-    }
-
-    #[test]
-    fn a_flag_wins_over_its_variable_in_every_spelling() {
-        for flags in
-            [&["--name", "b"][..], &["--name=b"], &["-name", "b"], &["-name=b"], &["--name=a", "--name=b"]]
-        {
-            let (options, said) = read(flags, &[("ETCD_NAME", "c"), ("ETCDCTL_API", "3")]);
-            assert_eq!((options.name.as_str(), said.as_str()), ("b", ""));
-        }
-    }
-
-    #[test]
-    fn switches_take_no_value_and_say_that_they_do_nothing() {
-        let (options, said) = read(&["--enable-v2", "--name", "b", "--enable-v2=true"], &[]);
-        assert_eq!(options.name, "b");
-        assert_eq!(said, "note: --enable-v2: accepted, has no effect\n".repeat(2));
-    }
-
-    #[test]
-    fn everything_wrong_is_said_at_once() {
-        let (_, said) = read(
-            &[
-                "--nmae",
-                "x",
-                "--listen-client-urls=localhost",
-                "--initial-cluster-state=old",
-                "--cert-file",
-                "a.crt",
-                "--heartbeat-interval=100",
-                "--election-timeout=150",
-                "--quota-backend-bytes=lots",
-                "--data-dir",
-            ],
-            &[("ETCD_NAMES", "x")],
-        );
-        assert_eq!(
-            said,
-            "error: --cert-file: TLS is not supported yet\n\
-             error: --data-dir: needs a value\n\
-             error: --election-timeout: the election timeout (150 ms) must be at least two heartbeats (100 ms)\n\
-             error: --initial-cluster-state: expected new or existing, found \"old\"\n\
-             error: --listen-client-urls: expected host:port, found \"localhost\" without a port\n\
-             error: --nmae: unknown flag; did you mean --name?\n\
-             error: --quota-backend-bytes: expected a number, found \"lots\"\n\
-             environment: warning: ETCD_NAMES: unknown variable, ignored\n"
-        );
-    }
-
-    #[test]
-    fn timings_and_retention() {
-        let ms = Duration::from_millis;
-        let (options, _) = read(&["--heartbeat-interval=100", "--election-timeout=1000"], &[]);
-        assert_eq!((options.heartbeat, options.election), (ms(100), (ms(1000), ms(1750))));
-        let retention = |mode: &str, kept: &str| {
-            read(&["--auto-compaction-mode", mode, "--auto-compaction-retention", kept], &[]).0.compaction
-        };
-        assert_eq!(retention("periodic", "1"), AutoCompaction::Period(Duration::from_secs(3600)));
-        assert_eq!(retention("periodic", "1h30m"), AutoCompaction::Period(Duration::from_secs(5400)));
-        assert_eq!(retention("revision", "1000"), AutoCompaction::Revisions(1000));
-        assert_eq!(retention("revision", "0"), AutoCompaction::Off);
-    }
-
-    #[test]
-    fn an_address_nobody_can_reach_is_refused() {
-        let (_, said) = read(&["--listen-client-urls", "http://0.0.0.0:2379"], &[]);
-        assert!(said.contains("--advertise-client-urls must say"), "{said}");
-    }
-}
+mod tests;

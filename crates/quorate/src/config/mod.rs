@@ -12,11 +12,14 @@
 
 pub mod diagnostics;
 pub mod env;
+mod etcd_file;
 pub mod etcd_flags;
+mod etcd_table;
 pub mod patroni;
 pub mod reader;
 pub mod schema;
 pub mod settings;
+pub mod tls;
 pub mod yaml;
 
 use diagnostics::Report;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::diagnostics::{Origin, Report};
 use super::reader::{Section, as_boolean, as_duration, set};
+use super::tls::TlsFiles;
 use super::settings::{
     AGREED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, Log, LogFormat,
     OWNED, Peer, Postgresql, RestApi, Settings, SynchronousMode, Tags,
@@ -122,6 +123,29 @@ fn dcs(section: &Section<'_>, dcs: &mut Dcs, report: &mut Report) {
     }
     set(&mut dcs.snapshot_count, section.number("snapshot_count", 1, report));
     set(&mut dcs.quota_backend_bytes, section.number("quota_backend_bytes", 0, report));
+    tls(section, &mut dcs.tls, report);
+}
+
+fn tls(section: &Section<'_>, tls: &mut TlsFiles, report: &mut Report) {
+    for (key, file) in [
+        ("cert_file", &mut tls.cert_file),
+        ("key_file", &mut tls.key_file),
+        ("trusted_ca_file", &mut tls.trusted_ca_file),
+        ("client_crl_file", &mut tls.client_crl_file),
+        ("peer_cert_file", &mut tls.peer_cert_file),
+        ("peer_key_file", &mut tls.peer_key_file),
+        ("peer_trusted_ca_file", &mut tls.peer_trusted_ca_file),
+        ("peer_crl_file", &mut tls.peer_crl_file),
+    ] {
+        *file = section.string(key, report).map(PathBuf::from);
+    }
+    set(&mut tls.client_cert_auth, section.boolean("client_cert_auth", report));
+    set(&mut tls.peer_client_cert_auth, section.boolean("peer_client_cert_auth", report));
+    for (field, sentence) in tls.problems(|field| format!("dcs.{field}")) {
+        if let Some(present) = section.present(field) {
+            present.reject(report, sentence);
+        }
+    }
 }
 
 /// `name=host:port,…` as text or as a list.

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::tls::TlsFiles;
+
 /// Everything `quorate run` is told.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Settings {
@@ -85,6 +87,9 @@ pub struct Dcs {
     pub snapshot_count: u64,
     /// Database size that raises the NOSPACE alarm, in bytes; 0 is no limit. Default 2 GiB.
     pub quota_backend_bytes: u64,
+    /// Certificates of both ports. With a certificate all of the port's URLs are `https`. Default: none.
+    #[serde(flatten)]
+    pub tls: TlsFiles,
 }
 
 /// `bootstrap:`, used once in a cluster's life.
@@ -360,6 +365,7 @@ impl Default for Dcs {
             election_timeout: (Duration::from_millis(200), Duration::from_millis(350)),
             snapshot_count: 10_000,
             quota_backend_bytes: 2 << 30,
+            tls: TlsFiles::default(),
         }
     }
 }
