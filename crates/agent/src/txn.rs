@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_node::{Handle, ProposeError};
 use quorate_state::{
-    Body, Command, Compare, CompareResult, CompareTarget, DeleteRange, FORMAT, LeaseId, LeaseRevoke, Put,
+    Body, Command, Compare, CompareResult, CompareTarget, DeleteRange, LeaseId, LeaseRevoke, Put,
     ReplyBody, Revision, Txn, TxnOp, TxnOpBody,
 };
 
@@ -100,7 +100,7 @@ pub(crate) async fn revoke(handle: &Handle, lease: LeaseId, timeout: Duration) -
 }
 
 async fn propose(handle: &Handle, body: Body, timeout: Duration) -> Result<quorate_state::Reply, WriteError> {
-    match handle.propose(Command { format: FORMAT, body: Some(body) }, timeout).await {
+    match handle.propose(Command::new(body), timeout).await {
         Ok(applied) => Ok(applied.reply),
         Err(error) => Err(classify(error)),
     }

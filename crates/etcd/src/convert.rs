@@ -15,7 +15,7 @@ use crate::header;
 use crate::status::{EMPTY_KEY, EtcdError, KEY_NOT_FOUND, MALFORMED_REPLY};
 
 pub(crate) fn command(body: state::Body) -> state::Command {
-    state::Command { format: state::FORMAT, body: Some(body) }
+    state::Command::new(body)
 }
 
 pub(crate) fn range(request: pb::RangeRequest) -> state::Range {

@@ -150,7 +150,7 @@ impl Lease for LeaseService {
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
         self.0.admit(request.metadata())?;
-        let leases = self.0.handle.leases().map_err(|error| status::of_read(&error))?;
+        let leases = self.0.handle.leases(self.0.options.request_timeout).await.map_err(|error| status::of_read(&error))?;
         Ok(Response::new(LeaseLeasesResponse {
             header: Some(header::full(self.0.handle.header())),
             leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),

@@ -8,7 +8,7 @@
 //! stream for good on any other code but `Internal` (`client/v3/watch.go`, `isHaltErr`). etcd breaks it once (a renewal
 //! that races a lost leadership comes out as `Unknown`); we do not repeat that.
 
-use quorate_node::{ProposeError, ReadError};
+use quorate_node::{HoldError, ProposeError, ReadError};
 use quorate_state::Rejection;
 use tonic::{Code, Status};
 
@@ -53,8 +53,52 @@ pub(crate) const STOPPED: EtcdError = error(Code::Unavailable, "etcdserver: serv
 pub(crate) const NOT_LEADER: EtcdError = error(Code::FailedPrecondition, "etcdserver: not leader");
 pub(crate) const BAD_TRANSFEREE: EtcdError =
     error(Code::FailedPrecondition, "etcdserver: bad leader transferee");
+pub(crate) const ROOT_USER_NOT_EXIST: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: root user does not exist");
+pub(crate) const ROOT_ROLE_NOT_EXIST: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: root user does not have root role");
+pub(crate) const USER_EXISTS: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: user name already exists");
+pub(crate) const USER_EMPTY: EtcdError = error(Code::InvalidArgument, "etcdserver: user name is empty");
+pub(crate) const USER_NOT_FOUND: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: user name not found");
+pub(crate) const ROLE_EXISTS: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: role name already exists");
+pub(crate) const ROLE_NOT_FOUND: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: role name not found");
+pub(crate) const ROLE_EMPTY: EtcdError = error(Code::InvalidArgument, "etcdserver: role name is empty");
+pub(crate) const AUTH_FAILED: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password");
+pub(crate) const PERMISSION_NOT_GIVEN: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: permission not given");
+pub(crate) const PERMISSION_DENIED: EtcdError =
+    error(Code::PermissionDenied, "etcdserver: permission denied");
+pub(crate) const ROLE_NOT_GRANTED: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: role is not granted to the user");
+pub(crate) const PERMISSION_NOT_GRANTED: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: permission is not granted to the role");
 pub(crate) const AUTH_NOT_ENABLED: EtcdError =
     error(Code::FailedPrecondition, "etcdserver: authentication is not enabled");
+pub(crate) const INVALID_AUTH_MANAGEMENT: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: invalid auth management");
+pub(crate) const AUTH_OLD_REVISION: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: revision of auth store is old");
+pub(crate) const INVALID_AUTH_TOKEN: EtcdError =
+    error(Code::Unauthenticated, "etcdserver: invalid auth token");
+/// What etcd's library says, which it passes on without a code of its own.
+pub(crate) const PASSWORD_TOO_LONG: EtcdError =
+    error(Code::Unknown, "bcrypt: password length exceeds 72 bytes");
+/// As above: this member has the public key alone (`server/auth/jwt.go`, `ErrVerifyOnly`).
+pub(crate) const VERIFY_ONLY: EtcdError =
+    error(Code::Unknown, "auth: token signing attempted with verify-only key");
+
+/// What etcd's lock and election services say in words of their own, which carry no code (etcd,
+/// `client/v3/concurrency/{mutex,election}.go`, `server/etcdserver/api/v3election/election.go`).
+pub(crate) const SESSION_EXPIRED: EtcdError = error(Code::Unknown, "mutex: session is expired");
+pub(crate) const NOT_ELECTED: EtcdError = error(Code::Unknown, "election: not leader");
+pub(crate) const NOBODY_ELECTED: EtcdError = error(Code::Unknown, "election: no leader");
+pub(crate) const MISSING_LEADER_KEY: EtcdError =
+    error(Code::Unknown, "\"leader\" field must be provided");
 
 /// Not an answer of etcd: a reply without the part that belongs to its command. Only a defect can produce it.
 pub(crate) const MALFORMED_REPLY: EtcdError =
@@ -98,6 +142,23 @@ pub(crate) fn of_rejection(rejection: Rejection) -> EtcdError {
         Rejection::InvalidSortOption => INVALID_SORT,
         // Nesting is bounded by operations in etcd, so this is its word for too much of it.
         Rejection::TooDeep => TOO_MANY_OPS,
+        Rejection::RootUserNotExist => ROOT_USER_NOT_EXIST,
+        Rejection::RootRoleNotExist => ROOT_ROLE_NOT_EXIST,
+        Rejection::UserExists => USER_EXISTS,
+        Rejection::UserEmpty => USER_EMPTY,
+        Rejection::UserNotFound => USER_NOT_FOUND,
+        Rejection::RoleExists => ROLE_EXISTS,
+        Rejection::RoleNotFound => ROLE_NOT_FOUND,
+        Rejection::RoleEmpty => ROLE_EMPTY,
+        Rejection::AuthFailed => AUTH_FAILED,
+        Rejection::PermissionNotGiven => PERMISSION_NOT_GIVEN,
+        Rejection::PermissionDenied => PERMISSION_DENIED,
+        Rejection::RoleNotGranted => ROLE_NOT_GRANTED,
+        Rejection::PermissionNotGranted => PERMISSION_NOT_GRANTED,
+        Rejection::AuthNotEnabled => AUTH_NOT_ENABLED,
+        Rejection::InvalidAuthManagement => INVALID_AUTH_MANAGEMENT,
+        Rejection::AuthOldRevision => AUTH_OLD_REVISION,
+        Rejection::InvalidAuthToken => INVALID_AUTH_TOKEN,
     }
 }
 
@@ -121,6 +182,24 @@ pub(crate) fn of_read(error: &ReadError) -> EtcdError {
         ReadError::NoLeader => NO_LEADER,
         ReadError::TimedOut => TIMED_OUT,
         ReadError::Stopped => STOPPED,
+    }
+}
+
+/// A lock or an office that is not held; `lost` is the service's word for that.
+pub(crate) fn of_hold(error: &HoldError, lost: EtcdError) -> EtcdError {
+    match error {
+        HoldError::Lost => lost,
+        HoldError::Propose(error) => in_server(of_proposal(error)),
+        HoldError::Read(error) => in_server(of_read(error)),
+    }
+}
+
+/// An error of the services that are clients of their own server in etcd: what the client says keeps its text and loses its
+/// code. Here that holds for refusals; what may pass by itself is `Unavailable` as everywhere.
+pub(crate) fn in_server(error: EtcdError) -> EtcdError {
+    match error.code {
+        Code::Unavailable | Code::Internal => error,
+        _ => EtcdError { code: Code::Unknown, ..error },
     }
 }
 
@@ -154,7 +233,7 @@ mod tests {
 
     #[test]
     fn refusals_end_a_request_for_good() {
-        let refusals = (1..=14).map(|number| Rejection::try_from(number).expect("a refusal"));
+        let refusals = (1..=31).map(|number| Rejection::try_from(number).expect("a refusal"));
         for rejection in refusals {
             let error = of_rejection(rejection);
             assert!(!is_transient(error), "{rejection:?} became {error:?}");
@@ -165,7 +244,7 @@ mod tests {
     #[test]
     fn every_refusal_has_its_own_text() {
         let mut texts: Vec<_> =
-            (1..=14).map(|n| of_rejection(Rejection::try_from(n).expect("a refusal")).text()).collect();
+            (1..=31).map(|n| of_rejection(Rejection::try_from(n).expect("a refusal")).text()).collect();
         texts.sort_unstable();
         let all = texts.len();
         texts.dedup();

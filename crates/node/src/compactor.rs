@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::{Body, Command, Compact, FORMAT, Revision};
+use quorate_state::{Body, Command, Compact, Revision};
 
 use crate::clock::boottime;
 use crate::config::Compaction;
@@ -64,7 +64,7 @@ async fn compact(inner: &Inner, revision: Revision) -> bool {
         return false;
     }
     let body = Body::Compact(Compact { revision, physical: false });
-    let command = Command { format: FORMAT, body: Some(body) };
+    let command = Command::new(body);
     match inner.propose(command, PROPOSE).await {
         Ok(_) => {
             tracing::info!(revision, "compacted");

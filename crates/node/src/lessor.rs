@@ -6,27 +6,60 @@
 //! time, in memory, on `CLOCK_BOOTTIME`. Followers' lessors know the same leases and are silent.
 //!
 //! ```text
-//!            promote: every deadline = now + ttl           demote: no deadlines
-//!   silent ──────────────────────────────────────► armed ─────────────────────► silent
-//!                                                    │ renew: deadline = now + ttl
-//!                                                    │ due: deadline passed ──► revoking (a LeaseRevoke is under way)
+//!            promote: deadline = now + (checkpoint or ttl)       demote: no deadlines
+//!   silent ────────────────────────────────────────────► armed ─────────────────────► silent
+//!                                                          │ renew: deadline = now + ttl
+//!                                                          │ due: deadline passed ──► revoking (a LeaseRevoke is under way)
 //! ```
+//!
+//! # Checkpoints
+//!
+//! A new leader knows no renewal, so without help every lease would begin anew with every change of the leader, and one
+//! that nobody renews would live as long as leaders change often enough. So the leader notes in the log what remains of
+//! leases that miss renewals: after half of the ttl (5 minutes at most), then after every further quarter (5 minutes at
+//! most). Clients renew after a third: a lease that is renewed costs no entry. One that was checkpointed and is renewed
+//! after all costs one more, which takes the checkpoint back *before* the holder hears "renewed".
+//!
+//! ```text
+//!    renewed at t       t + ttl/2                        leader gone      promoted at p
+//!       ├──────────────────┼─ checkpoint(r = ttl/2) ─────────┼──────────────────┼────────────────────┤
+//!       │                  c                                                    p                  p + r
+//!       └── the old leader could have revoked at t + ttl = c + r, not before ──────────┘   p > c, so p + r > c + r
+//! ```
+//!
+//! Why a new leader's deadline is never before one that the old leader, or the holder, could have counted on:
+//!
+//! - A checkpoint says that at `c` the lease had `r` left. It was judged before it was proposed, and applied here before
+//!   `p`: so `p > c` and `p + r > c + r`. What counts are durations of one clock each; no two clocks are compared.
+//! - A renewal that was answered after `c` took the checkpoint back, by an entry that was committed before the answer
+//!   and so is applied here before `p`: the lease begins in full, at `p`, which is after the renewal was sent.
+//! - A renewal that found no checkpoint, neither noted nor on its way, was confirmed by a quorum of the old leader's term,
+//!   so before `p`. A checkpoint judged before it would have been on its way; one judged after it counts it in.
+//! - A checkpoint that is overtaken (by a renewal, by a new lease under the same id) names a stamp that the record no
+//!   longer has, and changes nothing.
+//!
+//! And not much later either: a lease that nobody renews is checkpointed at the latest after half of its ttl, so every
+//! change of the leader gives it at most that, and the time of the change itself (and [`Lessor::promote`]'s `grace`).
 //!
 //! # Invariants
 //!
-//! 1. A deadline is never earlier than (promotion, grant, last confirmed renewal) + ttl: a change of the leader only
-//!    lengthens. Nothing but [`Lessor::demote`] takes a deadline back.
+//! 1. A deadline is never earlier than (grant, last confirmed renewal) + ttl: a change of the leader only lengthens.
+//!    Nothing but [`Lessor::demote`] takes a deadline back.
 //! 2. While a revocation is under way, or its outcome is unknown, the lease cannot be renewed: a holder that hears
 //!    "renewed" keeps its lease.
 //! 3. Time in which this process did not run is not held against holders ([`Lessor::forgive`]): their renewals could not
-//!    be heard.
+//!    be heard, and those that wait in its sockets get the time to be.
 //! 4. A lease that is past its deadline but not yet being revoked may still be renewed: existence in the replicated state
 //!    is what counts, and nobody has acted on its end yet.
+//! 5. No holder hears "renewed" while a checkpoint that does not know of it is noted or on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quorate_state::LeaseId;
+use quorate_state::{LeaseId, LeaseRecord};
+
+/// However long a lease lives, this is the most that a change of the leader gives it back. As in etcd.
+const LONGEST_UNCOUNTED: Duration = Duration::from_secs(300);
 
 /// All leases of the store, with deadlines while this member leads. `now` is time since boot.
 #[derive(Debug, Default)]
@@ -35,18 +68,83 @@ pub struct Lessor {
     leases: BTreeMap<LeaseId, Lease>,
     /// (when to look, lease) of every lease that has a deadline and no revocation in flight.
     queue: BTreeSet<(Duration, LeaseId)>,
+    /// (when to note what remains, lease).
+    checkpoints: BTreeSet<(Duration, LeaseId)>,
 }
 
 #[derive(Debug)]
 struct Lease {
     ttl: Duration,
+    /// As in the record.
+    stamp: u64,
+    /// As in the record: what a new leader begins with, unless in full.
+    noted: Option<Duration>,
     deadline: Option<Duration>,
     /// Its place in the queue: the deadline, or the next attempt to revoke it.
     queued: Option<Duration>,
+    /// Its place among the checkpoints.
+    checkpoint: Option<Duration>,
+    /// The stamp that a checkpoint was proposed on. While the record still has it, the checkpoint may yet be applied.
+    proposed: Option<u64>,
     /// A revocation was proposed: no renewal.
     revoking: bool,
     /// … and it is not known what became of it. Until it is applied, or the leader changes, this stays.
     unknown: bool,
+}
+
+/// What a renewal comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renew {
+    /// By the full ttl.
+    Renewed {
+        /// The lease's time to live.
+        ttl: Duration,
+    },
+    /// The deadline was moved, but a new leader would not know. Take the checkpoint of this stamp back, in the log, and
+    /// ask again; the holder must not hear of a renewal before.
+    Noted {
+        /// Names the state of the lease, see [`quorate_state::LeaseRemaining::stamp`].
+        stamp: u64,
+    },
+    /// Its end is under way. What becomes of that decides.
+    Revoking,
+    /// There is no such lease.
+    Unknown,
+    /// This lessor counts no time.
+    Silent,
+}
+
+/// What is to be noted of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remaining {
+    /// Which lease.
+    pub id: LeaseId,
+    /// What this was judged on.
+    pub stamp: u64,
+    /// Never zero.
+    pub remaining: Duration,
+}
+
+impl Lease {
+    fn new(record: &LeaseRecord) -> Lease {
+        Lease {
+            ttl: Duration::from_millis(record.ttl_ms),
+            stamp: record.stamp,
+            noted: record.remaining_ms.map(Duration::from_millis),
+            deadline: None,
+            queued: None,
+            checkpoint: None,
+            proposed: None,
+            revoking: false,
+            unknown: false,
+        }
+    }
+
+    /// How long it may go without a checkpoint.
+    fn uncounted(&self) -> Duration {
+        let share = if self.noted.is_some() { self.ttl / 4 } else { self.ttl / 2 };
+        share.min(LONGEST_UNCOUNTED)
+    }
 }
 
 impl Lessor {
@@ -62,44 +160,75 @@ impl Lessor {
         self.armed
     }
 
+    /// Number of leases.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// No lease is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
     /// A grant was applied.
-    pub fn granted(&mut self, now: Duration, id: LeaseId, ttl: Duration) {
-        self.removed(id);
-        self.leases.insert(id, Lease { ttl, deadline: None, queued: None, revoking: false, unknown: false });
-        if self.armed {
-            self.set_deadline(id, now + ttl);
-        }
+    pub fn granted(&mut self, now: Duration, id: LeaseId, ttl: Duration, stamp: u64) {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.known(now, &LeaseRecord { id, ttl_ms, stamp, remaining_ms: None });
     }
 
     /// A revocation was applied.
     pub fn removed(&mut self, id: LeaseId) {
-        if let Some(lease) = self.leases.remove(&id)
-            && let Some(queued) = lease.queued
-        {
+        let Some(lease) = self.leases.remove(&id) else { return };
+        if let Some(queued) = lease.queued {
             self.queue.remove(&(queued, id));
+        }
+        if let Some(at) = lease.checkpoint {
+            self.checkpoints.remove(&(at, id));
         }
     }
 
+    /// A checkpoint was applied: `remaining` of lease `id`, judged on `stamp`; None: in full.
+    pub fn checkpointed(&mut self, now: Duration, id: LeaseId, stamp: u64, remaining: Option<Duration>) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        if lease.stamp != stamp {
+            return;
+        }
+        lease.stamp = LeaseRecord::next_stamp(stamp);
+        lease.noted = remaining.filter(|remaining| *remaining < lease.ttl);
+        self.plan_checkpoint(now, id);
+    }
+
     /// The state was replaced. Leases that were known keep their deadlines, new ones start in full.
-    pub fn restored(&mut self, now: Duration, leases: impl IntoIterator<Item = (LeaseId, Duration)>) {
-        let current: BTreeMap<LeaseId, Duration> = leases.into_iter().collect();
+    pub fn restored(&mut self, now: Duration, leases: impl IntoIterator<Item = LeaseRecord>) {
+        let current: BTreeMap<LeaseId, LeaseRecord> =
+            leases.into_iter().map(|lease| (lease.id, lease)).collect();
         let gone: Vec<LeaseId> = self.leases.keys().filter(|id| !current.contains_key(id)).copied().collect();
         for id in gone {
             self.removed(id);
         }
-        for (id, ttl) in current {
-            if !self.leases.contains_key(&id) {
-                self.granted(now, id, ttl);
+        for (id, record) in current {
+            match self.leases.get_mut(&id) {
+                Some(lease) => {
+                    lease.stamp = record.stamp;
+                    lease.noted = record.remaining_ms.map(Duration::from_millis);
+                }
+                None => self.known(now, &record),
             }
         }
     }
 
-    /// This member leads and has applied what was committed before: every lease lives for at least its full ttl from now.
-    pub fn promote(&mut self, now: Duration) {
+    /// This member leads and has applied what was committed before: every lease lives from now on for what was last
+    /// noted of it, or in full, and for `grace` (or its ttl) at least, so that its holder finds this leader.
+    pub fn promote(&mut self, now: Duration, grace: Duration) {
         self.armed = true;
-        let ids: Vec<(LeaseId, Duration)> = self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect();
-        for (id, ttl) in ids {
-            self.set_deadline(id, now + ttl);
+        let ids: Vec<LeaseId> = self.leases.keys().copied().collect();
+        for id in ids {
+            let Some(lease) = self.leases.get(&id) else { continue };
+            let left = lease.noted.unwrap_or(lease.ttl).max(grace.min(lease.ttl));
+            self.set_deadline(id, now + left);
+            self.plan_checkpoint(now, id);
         }
     }
 
@@ -107,23 +236,31 @@ impl Lessor {
     pub fn demote(&mut self) {
         self.armed = false;
         self.queue.clear();
+        self.checkpoints.clear();
         for lease in self.leases.values_mut() {
             lease.deadline = None;
             lease.queued = None;
+            lease.checkpoint = None;
+            lease.proposed = None;
             lease.revoking = false;
             lease.unknown = false;
         }
     }
 
-    /// Renews by the full ttl, which is returned. None: unknown, being revoked, or this lessor is silent.
-    pub fn renew(&mut self, now: Duration, id: LeaseId) -> Option<Duration> {
-        let lease = self.leases.get(&id)?;
-        if !self.armed || lease.revoking {
-            return None;
+    /// Renews by the full ttl.
+    pub fn renew(&mut self, now: Duration, id: LeaseId) -> Renew {
+        if !self.armed {
+            return Renew::Silent;
         }
-        let ttl = lease.ttl;
+        let Some(lease) = self.leases.get(&id) else { return Renew::Unknown };
+        if lease.revoking {
+            return Renew::Revoking;
+        }
+        let (ttl, stamp) = (lease.ttl, lease.stamp);
+        let noted = lease.noted.is_some() || lease.proposed == Some(stamp);
         self.set_deadline(id, now + ttl);
-        Some(ttl)
+        self.plan_checkpoint(now, id);
+        if noted { Renew::Noted { stamp } } else { Renew::Renewed { ttl } }
     }
 
     /// True when the lease is known and not being revoked.
@@ -142,10 +279,11 @@ impl Lessor {
         lease.deadline.map(|deadline| (lease.ttl, deadline.saturating_sub(now)))
     }
 
-    /// When to look again: the earliest deadline.
+    /// When to look again: the earliest deadline or checkpoint.
     #[must_use]
     pub fn next_wake(&self) -> Option<Duration> {
-        self.queue.first().map(|(deadline, _)| *deadline)
+        let first = |queue: &BTreeSet<(Duration, LeaseId)>| queue.first().map(|(at, _)| *at);
+        [first(&self.queue), first(&self.checkpoints)].into_iter().flatten().min()
     }
 
     /// At most `max` leases past their deadline, the longest dead first.
@@ -186,11 +324,67 @@ impl Lessor {
         self.revoke_failed(now, id, after);
     }
 
-    /// This process did not run for `lost`: every deadline moves by as much.
-    pub fn forgive(&mut self, lost: Duration) {
+    /// At most `max` leases of which it is time to note what remains. They are about to be proposed: until that is
+    /// applied or has failed, a renewal takes them back first.
+    pub fn due_checkpoints(&mut self, now: Duration, max: usize) -> Vec<Remaining> {
+        let due: Vec<(Duration, LeaseId)> =
+            self.checkpoints.iter().take_while(|(at, _)| *at <= now).take(max).copied().collect();
+        let mut judged = Vec::with_capacity(due.len());
+        for (at, id) in due {
+            self.checkpoints.remove(&(at, id));
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            lease.checkpoint = None;
+            let remaining = lease.deadline.unwrap_or_default().saturating_sub(now);
+            // One that is over is about to be revoked; nothing is noted of it.
+            if !lease.revoking && remaining >= Duration::from_millis(1) {
+                lease.proposed = Some(lease.stamp);
+                judged.push(Remaining { id, stamp: lease.stamp, remaining });
+            }
+        }
+        judged
+    }
+
+    /// A checkpoint was proposed and certainly did not happen: it is due again `after` now.
+    pub fn checkpoint_failed(&mut self, now: Duration, judged: &Remaining, after: Duration) {
+        let Some(lease) = self.leases.get_mut(&judged.id) else { return };
+        if lease.proposed == Some(judged.stamp) {
+            lease.proposed = None;
+        }
+        self.retry_checkpoint(now, judged, after);
+    }
+
+    /// Nobody knows what became of a checkpoint: renewals go on taking it back, and it is due again `after` now.
+    pub fn checkpoint_unknown(&mut self, now: Duration, judged: &Remaining, after: Duration) {
+        self.retry_checkpoint(now, judged, after);
+    }
+
+    fn retry_checkpoint(&mut self, now: Duration, judged: &Remaining, after: Duration) {
+        let waits = |lease: &Lease| lease.stamp == judged.stamp && lease.checkpoint.is_none();
+        if self.armed && self.leases.get(&judged.id).is_some_and(waits) {
+            self.set_checkpoint(judged.id, Some(now + after));
+        }
+    }
+
+    /// This process did not run for `lost`: every deadline moves by as much, and is no earlier than `grace` (or the ttl)
+    /// from `now`, because renewals that were sent meanwhile wait to be read.
+    pub fn forgive(&mut self, now: Duration, lost: Duration, grace: Duration) {
         let queued: Vec<(Duration, LeaseId)> = self.queue.iter().copied().collect();
         for (deadline, id) in queued {
-            self.set_deadline(id, deadline + lost);
+            let Some(lease) = self.leases.get(&id) else { continue };
+            let granted = now + grace.min(lease.ttl);
+            self.set_deadline(id, (deadline + lost).max(granted));
+        }
+    }
+
+    fn known(&mut self, now: Duration, record: &LeaseRecord) {
+        let id = record.id;
+        self.removed(id);
+        let lease = Lease::new(record);
+        let ttl = lease.ttl;
+        self.leases.insert(id, lease);
+        if self.armed {
+            self.set_deadline(id, now + ttl);
+            self.plan_checkpoint(now, id);
         }
     }
 
@@ -211,5 +405,23 @@ impl Lessor {
             self.queue.remove(&(old, id));
         }
         self.queue.insert((at, id));
+    }
+
+    /// The next one is due when the lease has gone uncounted for its share from now, if it lives that long.
+    fn plan_checkpoint(&mut self, now: Duration, id: LeaseId) {
+        let Some(lease) = self.leases.get(&id) else { return };
+        let at = now + lease.uncounted();
+        let at = lease.deadline.filter(|deadline| self.armed && at < *deadline).map(|_| at);
+        self.set_checkpoint(id, at);
+    }
+
+    fn set_checkpoint(&mut self, id: LeaseId, at: Option<Duration>) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        if let Some(old) = std::mem::replace(&mut lease.checkpoint, at) {
+            self.checkpoints.remove(&(old, id));
+        }
+        if let Some(at) = at {
+            self.checkpoints.insert((at, id));
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::{Alarm, AlarmKind, Body, Command, FORMAT};
+use quorate_state::{Alarm, AlarmKind, Body, Command};
 
 use crate::handle::Inner;
 use crate::metrics::value;
@@ -27,7 +27,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             continue;
         }
         let alarm = Alarm { clear: false, member: inner.id, kind: AlarmKind::NoSpace.into() };
-        let command = Command { format: FORMAT, body: Some(Body::Alarm(alarm)) };
+        let command = Command::new(Body::Alarm(alarm));
         match inner.propose(command, PROPOSE).await {
             Ok(_) => tracing::warn!(bytes, quota, "the database exceeds its quota: NOSPACE is raised"),
             Err(error) => tracing::debug!(error = %error, "raising NOSPACE is tried again"),

@@ -112,7 +112,7 @@ async fn a_lease_expires_unless_it_is_renewed() {
     .await;
     assert!(started.elapsed() >= Duration::from_secs(1), "not before its time: {:?}", started.elapsed());
     assert_eq!(get(&handle, "renewed", false).await.as_deref(), Some("x"));
-    assert_eq!(handle.leases().expect("leases"), [renewed]);
+    assert_eq!(handle.leases(PATIENCE).await.expect("leases"), [renewed]);
     assert!(handle.renew_lease(left, PATIENCE).await.expect("an answer").is_none());
     let (granted, remaining, keys) =
         handle.lease_time_to_live(renewed, true, PATIENCE).await.expect("an answer").expect("it is alive");

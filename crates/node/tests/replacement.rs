@@ -62,7 +62,7 @@ async fn a_member_on_an_empty_disk_is_replaced_and_catches_up_by_snapshot() {
     let new_id = handle.header().member_id;
     assert_ne!(new_id, old_id, "an id is never used on another disk");
     assert_eq!(get_all(&handle, "k").await.len(), 201);
-    assert_eq!(handle.leases().expect("leases"), [lease], "leases come with the snapshot");
+    assert_eq!(handle.leases(PATIENCE).await.expect("leases"), [lease], "leases come with the snapshot");
     let ids = || {
         cluster
             .handle(other)

@@ -152,7 +152,7 @@ async fn a_change_of_the_leader_only_lengthens_a_lease() {
     })
     .await;
     assert!(gone - renewed >= ttl, "it lived for {:?}", gone - renewed);
-    assert!(handle.leases().expect("leases").is_empty());
+    assert!(handle.leases(PATIENCE).await.expect("leases").is_empty());
     cluster.stop_all().await;
 }
 

@@ -66,7 +66,13 @@ impl Pump {
         }
     }
 
-    pub(crate) fn watch(self: &Arc<Pump>, consensus: Consensus, mut spec: WatchSpec) -> Watcher {
+    /// Not `permitted`: it has ended before it begins.
+    pub(crate) fn watch(
+        self: &Arc<Pump>,
+        consensus: Consensus,
+        mut spec: WatchSpec,
+        permitted: bool,
+    ) -> Watcher {
         if spec.key.is_empty() {
             spec.key = bytes::Bytes::from_static(b"\0");
         }
@@ -74,7 +80,7 @@ impl Pump {
         let mut state = self.state.lock();
         let id = state.hub.watch(spec.clone());
         state.readers.insert(id, Arc::clone(&notify));
-        Watcher { pump: Arc::clone(self), consensus, id, spec, notify, ended: false }
+        Watcher { pump: Arc::clone(self), consensus, id, spec, notify, ended: !permitted }
     }
 }
 

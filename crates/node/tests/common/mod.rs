@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::{Applied, Compaction, Config, Handle, Node, ProposeError, WatchItem, Watcher};
-use quorate_state::{Body, Command, Event, FORMAT, Put, Range};
+use quorate_state::{Body, Command, Event, Put, Range};
 use tokio::time::Instant;
 
 /// Generous: the machine is shared. Only a failure takes this long.
@@ -127,7 +127,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl
 }
 
 pub fn command(body: Body) -> Command {
-    Command { format: FORMAT, body: Some(body) }
+    Command::new(body)
 }
 
 pub fn put(key: &str, value: &str) -> Command {
