@@ -33,6 +33,7 @@ use tokio::sync::{oneshot, watch};
 use crate::convert::{self, Malformed};
 use crate::error::chain;
 use crate::log_store::storage_error;
+use crate::progress::Progress;
 use crate::state_machine::SnapshotFile;
 use crate::types::{Entry, LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -64,7 +65,7 @@ pub struct Applied {
 /// What others may look at. The thread writes it, everybody reads.
 pub(crate) struct Shared {
     pub(crate) state: Mutex<AppliedState>,
-    pub(crate) applied_index: watch::Sender<u64>,
+    pub(crate) progress: Progress,
     pub(crate) failure: watch::Sender<Option<String>>,
 }
 
@@ -134,7 +135,7 @@ pub(crate) fn start(
     let index = state.applied.map_or(0, |at| at.index());
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
-        applied_index: watch::Sender::new(index),
+        progress: Progress::new(index),
         failure: watch::Sender::new(None),
     });
     let (jobs, queue) = sync_channel(JOBS);
@@ -198,6 +199,12 @@ enum Compaction {
     Unknown,
     Going(Cursor),
     Idle,
+}
+
+impl Drop for ApplyThread {
+    fn drop(&mut self) {
+        self.shared.progress.end();
+    }
 }
 
 impl ApplyThread {
@@ -287,7 +294,7 @@ impl ApplyThread {
         }
         let revision = quorate_state::revision(&*engine as &dyn View)?;
         self.observer.applied(Applied { commands, events, revision, index: last.index() });
-        self.shared.applied_index.send_replace(last.index());
+        self.shared.progress.moved_to(last.index());
         for (responder, outcome) in answers {
             responder.send(outcome);
         }
@@ -397,7 +404,7 @@ impl ApplyThread {
         }
         self.compaction = Compaction::Unknown;
         self.observer.restored(&*engine as &dyn View)?;
-        self.shared.applied_index.send_replace(meta.last_log_id.map_or(0, |at| at.index()));
+        self.shared.progress.moved_to(meta.last_log_id.map_or(0, |at| at.index()));
         tracing::info!(index = meta.last_log_id.map(|at| at.index()), "a snapshot was installed");
         Ok(())
     }

@@ -220,10 +220,15 @@ impl Consensus {
         self.inner.role.borrow().leader == Some(self.inner.id)
     }
 
-    /// The index that has been applied here, as it moves.
+    /// The index that has been applied here.
     #[must_use]
-    pub fn applied(&self) -> watch::Receiver<u64> {
-        self.inner.shared.applied_index.subscribe()
+    pub fn applied(&self) -> u64 {
+        self.inner.shared.progress.index()
+    }
+
+    /// Waits until `index` has been applied here. False: this member has stopped.
+    pub async fn reached(&self, index: u64) -> bool {
+        self.inner.shared.progress.reached(index).await
     }
 
     /// Resolves to the sentence for the operator when this member cannot go on: a failed sync, a fault in apply.
@@ -361,6 +366,14 @@ impl Consensus {
             .nodes()
             .map(|(id, node)| Peer { id: *id, node: node.clone(), voter: voters.contains(id) })
             .collect()
+    }
+
+    /// Where member `id` listens for peers. None: it is not in the membership.
+    #[must_use]
+    pub fn url_of(&self, id: u64) -> Option<String> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&id).map(|node| node.url.clone())
     }
 
     /// True while two voter sets are in force.

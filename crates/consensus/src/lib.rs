@@ -36,12 +36,15 @@
 
 mod apply_thread;
 mod consensus;
+mod conversation;
 mod convert;
 mod error;
+mod line;
 mod log_store;
 mod network;
 mod peer_service;
 mod peer_tls;
+mod progress;
 mod state_machine;
 #[cfg(test)]
 mod suite;

@@ -6,7 +6,7 @@
 //!   Append    one long-lived bidirectional stream per leadership, pipelined; entries
 //!   Urgent    heartbeats, votes, pre-votes, leadership transfer: never behind a burst
 //!   Snapshot  files
-//!   Request   forwarded proposals, read indexes, renewals; formation
+//!   Request   one stream of questions and answers: forwarded proposals, read indexes, renewals; formation
 //! ```
 //!
 //! A heartbeat that waits behind a megabyte of entries or a snapshot is an election; separate connections have separate
@@ -43,6 +43,7 @@ use tokio::io::AsyncReadExt;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::convert;
+use crate::line::Line;
 use crate::state_machine::SnapshotFile;
 use crate::types::{Node, Snapshot, TypeConfig, Vote};
 
@@ -88,6 +89,8 @@ pub struct Peers {
     /// Where members are by the membership in force: openraft keeps its clients when a member gets another URL.
     addresses: Arc<Mutex<HashMap<u64, String>>>,
     tls: Option<quorate_tls::Client>,
+    /// By cluster and member.
+    lines: Arc<Mutex<HashMap<(u64, u64), Arc<Line>>>>,
 }
 
 impl Default for Peers {
@@ -114,7 +117,7 @@ impl Peers {
     /// No connection yet.
     #[must_use]
     pub fn new() -> Peers {
-        Peers { channels: Arc::default(), addresses: Arc::default(), tls: None }
+        Peers { channels: Arc::default(), addresses: Arc::default(), lines: Arc::default(), tls: None }
     }
 
     /// The same, for peers whose URLs begin with `https`: each new connection is opened by the certificates of that moment.
@@ -188,16 +191,22 @@ impl Peers {
         question: wire::question::Question,
         deadline: Duration,
     ) -> Result<wire::Answer, AskError> {
-        let channel = self.channel(url, Lane::Request).map_err(|status| refused(url, &status))?;
-        let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        let mut request = tonic::Request::new(wire::Question { question: Some(question) });
-        address(&mut request, cluster, target);
-        request.set_timeout(deadline);
-        match tokio::time::timeout(deadline, client.ask(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(ask_error(url, &status)),
-            Err(_) => Err(AskError::Lost(url.to_owned())),
+        self.line(cluster, target, url)?.ask(question, deadline).await
+    }
+
+    /// The open line to member `target`, or a new one. Opened by its first question.
+    fn line(&self, cluster: u64, target: u64, url: &str) -> Result<Arc<Line>, AskError> {
+        let mut lines = self.lines.lock();
+        if let Some(line) = lines.get(&(cluster, target))
+            && line.leads_to(url)
+        {
+            return Ok(Arc::clone(line));
         }
+        let channel = self.channel(url, Lane::Request).map_err(|status| refused(url, &status))?;
+        let client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let line = Line::open(client, url, |request| address(request, cluster, target));
+        lines.insert((cluster, target), Arc::clone(&line));
+        Ok(line)
     }
 }
 
@@ -205,7 +214,7 @@ fn refused(url: &str, status: &tonic::Status) -> AskError {
     AskError::Refused(format!("{url}: {}", status.message()))
 }
 
-fn ask_error(url: &str, status: &tonic::Status) -> AskError {
+pub(crate) fn ask_error(url: &str, status: &tonic::Status) -> AskError {
     if never_connected(status) {
         return AskError::Unreachable(url.to_owned());
     }

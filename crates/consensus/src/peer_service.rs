@@ -28,16 +28,15 @@ use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert::{self, Malformed};
+use crate::conversation::Conversation;
 use crate::error::BindFailure;
 use crate::network::{CLUSTER, MAX_MESSAGE, TARGET};
 use crate::state_machine::SnapshotFile;
 use crate::types::{Raft, Snapshot, SnapshotMeta, TypeConfig};
 
-/// The longest a question may take when the asker named no deadline.
-const ASK: Duration = Duration::from_secs(10);
 /// How long a port in use is waited for.
 const PORT: Duration = Duration::from_secs(1);
-/// Questions one connection may have open: each holds a task and a command of at most the request limit.
+/// Calls one connection may have open.
 const CONCURRENT_STREAMS: u32 = 4096;
 /// A leader abandons a heartbeat that is not answered in time, and each is a stream: a process that was stopped for a
 /// minute finds this many, and must not take its leader for an attacker.
@@ -84,6 +83,11 @@ impl Socket {
     pub(crate) fn unplug(&self) {
         *self.plugged.write() = None;
         self.unplugged.send_replace(true);
+    }
+
+    /// Resolves when this member stops taking part.
+    fn ended(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.clone().wait_unplugged())
     }
 
     async fn wait_unplugged(self) {
@@ -300,7 +304,7 @@ impl wire::raft_server::Raft for Service {
         });
         let requests =
             requests.take_while(|append| std::future::ready(append.is_some())).filter_map(std::future::ready);
-        let requests = requests.take_until(Box::pin(self.socket.clone().wait_unplugged()));
+        let requests = requests.take_until(self.socket.ended());
         let responses = plugged.raft.stream_append(requests).map(|answer| {
             use wire::append_response::Result as Wire;
             let result = match answer.map_err(|fatal| stopped(&fatal))? {
@@ -438,27 +442,14 @@ impl wire::peer_server::Peer for Service {
         Ok(Response::new(self.handler.hello(request.into_inner())))
     }
 
-    async fn ask(&self, request: Request<wire::Question>) -> Result<Response<wire::Answer>, Status> {
-        self.meant_for_us(&request)?;
-        let deadline = asked_within(&request).unwrap_or(ASK);
-        let question = request.into_inner().question;
-        let question = question.ok_or_else(|| Status::invalid_argument("an empty question"))?;
-        Ok(Response::new(self.handler.ask(question, deadline).await))
-    }
-}
+    type ConverseStream = Conversation;
 
-/// gRPC's own deadline header: digits and a unit.
-fn asked_within<T>(request: &Request<T>) -> Option<Duration> {
-    let value = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    let amount: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(amount.saturating_mul(3600))),
-        "M" => Some(Duration::from_secs(amount.saturating_mul(60))),
-        "S" => Some(Duration::from_secs(amount)),
-        "m" => Some(Duration::from_millis(amount)),
-        "u" => Some(Duration::from_micros(amount)),
-        "n" => Some(Duration::from_nanos(amount)),
-        _ => None,
+    async fn converse(
+        &self,
+        request: Request<Streaming<wire::Questions>>,
+    ) -> Result<Response<Conversation>, Status> {
+        self.meant_for_us(&request)?;
+        let questions = request.into_inner();
+        Ok(Response::new(Conversation::new(questions, Arc::clone(&self.handler), self.socket.ended())))
     }
 }

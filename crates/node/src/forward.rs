@@ -67,9 +67,8 @@ impl Inner {
 
     /// Asks member `target`, which must be in the membership.
     async fn ask(&self, target: u64, question: Question, within: Duration) -> Result<Answer, NoAnswer> {
-        let peer = self.consensus.members().into_iter().find(|peer| peer.id == target);
-        let Some(peer) = peer else { return Err(NoAnswer::NotReceived) };
-        match self.peers.ask(self.cluster, target, &peer.node.url, question, within).await {
+        let Some(url) = self.consensus.url_of(target) else { return Err(NoAnswer::NotReceived) };
+        match self.peers.ask(self.cluster, target, &url, question, within).await {
             Ok(answer) => answer.answer.ok_or(NoAnswer::Unknown),
             Err(AskError::Unreachable(_) | AskError::Refused(_)) => Err(NoAnswer::NotReceived),
             Err(AskError::Lost(_)) => Err(NoAnswer::Unknown),

@@ -381,7 +381,7 @@ impl Handle {
             leader,
             is_learner: consensus.members().iter().any(|peer| peer.id == self.inner.id && !crate::reconfigure::votes(peer)),
             index: consensus.last_index(),
-            applied: *consensus.applied().borrow(),
+            applied: consensus.applied(),
             database_bytes,
             database_in_use_bytes: database_bytes,
             log_bytes: consensus.log_bytes(),
@@ -429,7 +429,7 @@ impl Handle {
     pub fn metrics(&self) -> String {
         let consensus = &self.inner.consensus;
         let metrics = &self.inner.metrics;
-        metrics.proposals_committed.set(value(*consensus.applied().borrow()));
+        metrics.proposals_committed.set(value(consensus.applied()));
         let bytes = value(consensus.database_bytes());
         metrics.database_bytes.set(bytes);
         metrics.database_in_use_bytes.set(bytes);

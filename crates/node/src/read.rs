@@ -119,10 +119,12 @@ impl Inner {
 
     /// Waits until `index` is applied here.
     pub(crate) async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), ReadError> {
-        let mut applied = self.consensus.applied();
-        match tokio::time::timeout_at(deadline, applied.wait_for(|applied| *applied >= index)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ReadError::Stopped),
+        if self.consensus.applied() >= index {
+            return Ok(());
+        }
+        match tokio::time::timeout_at(deadline, self.consensus.reached(index)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::TimedOut),
         }
     }
