@@ -83,6 +83,11 @@ impl Cluster {
         self.members.iter().map(|member| rss_mb(member.id())).fold(0.0, f64::max)
     }
 
+    /// User and system time of all members so far, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        self.members.iter().map(|member| cpu_seconds(member.id())).sum()
+    }
+
     pub(crate) async fn idle(&self, length: Duration) -> Result<Idle> {
         let before: Vec<f64> = self.members.iter().map(|member| cpu_seconds(member.id())).collect();
         tokio::time::sleep(length).await;
@@ -171,7 +176,7 @@ fn rss_mb(pid: u32) -> f64 {
 }
 
 /// User and system time of all threads, in seconds.
-fn cpu_seconds(pid: u32) -> f64 {
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
     let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();

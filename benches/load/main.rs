@@ -32,6 +32,9 @@ struct Cli {
     /// Bytes of a value.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
+    /// Kinds of work, by the beginning of their names.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Length of the idle measurement before any load.
     #[arg(long, default_value_t = 10)]
     idle_seconds: u64,
@@ -73,8 +76,10 @@ async fn run(cli: &Cli) -> Result<()> {
         "max ms",
         "errors",
         "RSS MB",
+        "server µs/op",
+        "client µs/op",
     ]);
-    for column in 2..10 {
+    for column in 2..12 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -84,7 +89,11 @@ async fn run(cli: &Cli) -> Result<()> {
         let idle = cluster.idle(Duration::from_secs(cli.idle_seconds)).await?;
         println!("{store:?}, idle for {} s: {idle}", cli.idle_seconds);
         for kind in [Kind::Put, Kind::LinearizableRange, Kind::SerializableRange, Kind::KeepAlive] {
+            if !cli.only.is_empty() && !cli.only.iter().any(|only| kind.name().starts_with(only.as_str())) {
+                continue;
+            }
             for &clients in &cli.clients {
+                let before = (cluster.cpu_seconds(), cluster::cpu_seconds(std::process::id()));
                 let outcome = work::measure(
                     cluster.endpoints(),
                     kind,
@@ -93,7 +102,12 @@ async fn run(cli: &Cli) -> Result<()> {
                     Duration::from_secs(cli.seconds),
                 )
                 .await?;
-                table.add_row(row(store, kind, clients, &outcome, cluster.rss_mb()));
+                let per_op = 1e6 / outcome.latency_us.len().max(1) as f64;
+                let server = (cluster.cpu_seconds() - before.0) * per_op;
+                let client = (cluster::cpu_seconds(std::process::id()) - before.1) * per_op;
+                let mut cells = row(store, kind, clients, &outcome, cluster.rss_mb());
+                cells.extend([format!("{server:.1}"), format!("{client:.1}")]);
+                table.add_row(cells);
             }
         }
         cluster.stop().await?;
