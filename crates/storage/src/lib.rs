@@ -1,6 +1,7 @@
 //! Bytes that survive a crash: the [`Log`] (append, sync, truncate, purge, vote), [`Snapshots`] (files), and the ordered
 //! [`Engine`] over sled with a memory twin. Synchronous; knows nothing of Raft beyond positions.
 
+mod chunked;
 mod directory;
 pub mod engine;
 pub mod error;

@@ -1,20 +1,16 @@
 //! The engine in memory: for tests and for simulation. Nothing survives the process.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use quorate_state::{Batch, Direction, Op, Scan, View, ViewError};
 
+use crate::chunked::{Chunked, Source};
 use crate::freeze::{self, Freezes, Registry};
 use crate::{Engine, Frozen, StorageError};
-
-/// A scan takes this many pairs under one lock: few first, because most scans want one.
-const FIRST_CHUNK_PAIRS: usize = 8;
-const CHUNK_PAIRS: usize = 256;
 
 /// An ordered map behind a lock.
 #[derive(Debug, Default, Clone)]
@@ -46,69 +42,15 @@ impl View for Inner {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], direction: Direction) -> Scan<'_> {
-        let bounds = (
-            Bound::Included(Bytes::copy_from_slice(start)),
-            if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(Bytes::copy_from_slice(end)) },
-        );
-        Box::new(Chunked {
-            inner: self,
-            bounds,
-            direction,
-            chunk: Vec::new().into_iter(),
-            size: FIRST_CHUNK_PAIRS,
-            done: false,
-        })
+        Box::new(Chunked::new(self, start, end, direction).map(Ok))
     }
 }
 
-struct Chunked<'e> {
-    inner: &'e Inner,
-    /// What is left.
-    bounds: (Bound<Bytes>, Bound<Bytes>),
-    direction: Direction,
-    chunk: std::vec::IntoIter<(Bytes, Bytes)>,
-    size: usize,
-    done: bool,
-}
+impl Source for &Inner {
+    type Value = Bytes;
 
-/// `BTreeMap::range` panics on these.
-fn is_empty((start, end): &(Bound<Bytes>, Bound<Bytes>)) -> bool {
-    match (start, end) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(start), Bound::Included(end)) => start > end,
-        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
-            start >= end
-        }
-    }
-}
-
-impl Iterator for Chunked<'_> {
-    type Item = Result<(Bytes, Bytes), ViewError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(pair) = self.chunk.next() {
-            return Some(Ok(pair));
-        }
-        if self.done || is_empty(&self.bounds) {
-            return None;
-        }
-        let map = self.inner.map.read();
-        let range = map.range(self.bounds.clone()).map(|(key, value)| (key.clone(), value.clone()));
-        let chunk: Vec<_> = match self.direction {
-            Direction::Forward => range.take(self.size).collect(),
-            Direction::Backward => range.rev().take(self.size).collect(),
-        };
-        drop(map);
-        self.done = chunk.len() < self.size;
-        self.size = CHUNK_PAIRS;
-        if let Some((last, _)) = chunk.last() {
-            match self.direction {
-                Direction::Forward => self.bounds.0 = Bound::Excluded(last.clone()),
-                Direction::Backward => self.bounds.1 = Bound::Excluded(last.clone()),
-            }
-        }
-        self.chunk = chunk.into_iter();
-        self.chunk.next().map(Ok)
+    fn map(&self) -> RwLockReadGuard<'_, BTreeMap<Bytes, Bytes>> {
+        self.map.read()
     }
 }
 

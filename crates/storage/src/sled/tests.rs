@@ -1,17 +1,26 @@
+use std::collections::BTreeMap;
+
+use quorate_state::Op;
+
+use super::store::CHUNK;
 use super::*;
+
+fn open(dir: &Path, boot: &str) -> Result<Opened, StorageError> {
+    SledEngine::open_at_boot(dir, boot, TABLE_BYTES)
+}
 
 fn put(key: &'static str, value: Vec<u8>) -> Batch {
     Batch { ops: vec![Op::Put { key: Bytes::from_static(key.as_bytes()), value: value.into() }] }
 }
 
 fn filled(dir: &Path) {
-    let engine = SledEngine::open_at_boot(dir, "boot 1").unwrap().into_engine();
+    let engine = open(dir, "boot 1").unwrap().into_engine();
     engine.write(&put("a", b"1".to_vec())).unwrap();
     engine.sync().unwrap();
 }
 
 fn reason(dir: &Path, boot: &str) -> RebuildReason {
-    match SledEngine::open_at_boot(dir, boot).unwrap() {
+    match open(dir, boot).unwrap() {
         Opened::Rebuild { engine, reason } => {
             assert!(engine.get(b"a").unwrap().is_none(), "a rebuilt engine is empty");
             reason
@@ -31,7 +40,7 @@ fn reused_after_a_stop_of_the_process() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(reason(dir.path(), "boot 1"), RebuildReason::New);
     filled(dir.path());
-    match SledEngine::open_at_boot(dir.path(), "boot 1").unwrap() {
+    match open(dir.path(), "boot 1").unwrap() {
         Opened::Reused(engine) => assert_eq!(engine.get(b"a").unwrap().unwrap(), "1"),
         Opened::Rebuild { reason, .. } => panic!("{reason}"),
     }
@@ -42,7 +51,7 @@ fn rebuilt_after_a_reboot_and_then_reused() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
     assert_eq!(reason(dir.path(), "boot 2"), RebuildReason::Rebooted);
-    assert!(matches!(SledEngine::open_at_boot(dir.path(), "boot 2").unwrap(), Opened::Reused(_)));
+    assert!(matches!(open(dir.path(), "boot 2").unwrap(), Opened::Reused(_)));
 }
 
 #[test]
@@ -80,7 +89,7 @@ fn rebuilt_when_the_database_is_gone_foreign_or_rubbish() {
 fn an_error_while_running_is_remembered() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let engine = SledEngine::open_at_boot(dir.path(), "boot 1").unwrap().into_engine();
+    let engine = open(dir.path(), "boot 1").unwrap().into_engine();
     engine.inner.suspect();
     drop(engine);
     assert!(matches!(reason(dir.path(), "boot 1"), RebuildReason::NotMarked(_)));
@@ -90,8 +99,8 @@ fn an_error_while_running_is_remembered() {
 fn a_second_open_is_refused_and_harms_nothing() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let engine = SledEngine::open_at_boot(dir.path(), "boot 1").unwrap().into_engine();
-    assert!(matches!(SledEngine::open_at_boot(dir.path(), "boot 2"), Err(StorageError::Locked { .. })));
+    let engine = open(dir.path(), "boot 1").unwrap().into_engine();
+    assert!(matches!(open(dir.path(), "boot 2"), Err(StorageError::Locked { .. })));
     assert_eq!(engine.get(b"a").unwrap().unwrap(), "1");
 }
 
@@ -99,7 +108,7 @@ fn a_second_open_is_refused_and_harms_nothing() {
 fn a_failed_replace_leaves_the_old_content() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let engine = SledEngine::open_at_boot(dir.path(), "boot 1").unwrap().into_engine();
+    let engine = open(dir.path(), "boot 1").unwrap().into_engine();
     let failing = [
         Ok((Bytes::from_static(b"b"), Bytes::from_static(b"2"))),
         Err(StorageError::Thawed { reason: "test" }),
@@ -109,24 +118,139 @@ fn a_failed_replace_leaves_the_old_content() {
     assert!(engine.get(b"b").unwrap().is_none());
     drop(engine);
     database(dir.path());
-    assert!(matches!(SledEngine::open_at_boot(dir.path(), "boot 1").unwrap(), Opened::Reused(_)));
+    assert!(matches!(open(dir.path(), "boot 1").unwrap(), Opened::Reused(_)));
 }
 
 #[test]
 fn pieces_of_large_values_are_removed_with_them() {
     let dir = tempfile::tempdir().unwrap();
-    let pieces = |engine: &SledEngine| engine.inner.store().db.scan_prefix([CHUNK]).count();
-    let engine = SledEngine::open_at_boot(dir.path(), "boot 1").unwrap().into_engine();
-    engine.write(&put("a", vec![7; CHUNK_BYTES])).unwrap();
+    let pieces = |engine: &SledEngine| {
+        engine.sync().unwrap();
+        engine.inner.layers.store().db.scan_prefix([CHUNK]).count()
+    };
+    let engine = open(dir.path(), "boot 1").unwrap().into_engine();
+    engine.write(&put("a", vec![7; CHUNK_BYTES - 100])).unwrap();
     assert_eq!(pieces(&engine), 0);
     engine.write(&put("a", vec![7; 3 * CHUNK_BYTES + 1])).unwrap();
     assert_eq!(pieces(&engine), 4);
-    engine.sync().unwrap();
     drop(engine);
-    let engine = SledEngine::open_at_boot(dir.path(), "boot 1").unwrap().into_engine();
+    let engine = open(dir.path(), "boot 1").unwrap().into_engine();
     assert_eq!(engine.get(b"a").unwrap().unwrap(), vec![7; 3 * CHUNK_BYTES + 1]);
     engine.write(&put("a", vec![8; CHUNK_BYTES + 1])).unwrap();
     assert_eq!(pieces(&engine), 2);
     engine.write(&Batch { ops: vec![Op::Delete { key: Bytes::from_static(b"a") }] }).unwrap();
     assert_eq!(pieces(&engine), 0);
+}
+
+type Model = BTreeMap<Bytes, Bytes>;
+
+/// A batch that hits the same few hundred keys again and again, with values from nothing to several blocks.
+fn random_batch(random: &mut fastrand::Rng) -> Batch {
+    let mut batch = Batch::default();
+    for _ in 0..random.usize(1..40) {
+        let key = Bytes::from(format!("{}/{:04}", random.u8(0..3), random.u16(0..400)));
+        if random.u8(0..4) == 0 {
+            batch.delete(key);
+        } else {
+            let length = if random.u8(0..50) == 0 { random.usize(0..20_000) } else { random.usize(0..300) };
+            batch.put(key, vec![random.u8(..); length].into());
+        }
+    }
+    batch
+}
+
+fn apply(model: &mut Model, batch: &Batch) {
+    for op in &batch.ops {
+        match op {
+            Op::Put { key, value } => drop(model.insert(key.clone(), value.clone())),
+            Op::Delete { key } => drop(model.remove(key)),
+        }
+    }
+}
+
+/// Every key, every pair both ways, and a range in the middle.
+fn compare(engine: &SledEngine, model: &Model, when: &str) {
+    let scan = |start: &[u8], end: &[u8], direction| -> Vec<(Bytes, Bytes)> {
+        engine.scan(start, end, direction).map(Result::unwrap).collect()
+    };
+    let all: Vec<(Bytes, Bytes)> = model.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    assert_eq!(scan(b"", b"", Direction::Forward), all, "{when}");
+    let mut backward = scan(b"", b"", Direction::Backward);
+    backward.reverse();
+    assert_eq!(backward, all, "{when}: backward");
+    let middle =
+        || all.iter().filter(|(key, _)| key[..] >= b"0/0350"[..] && key[..] < b"1/0123"[..]).cloned();
+    assert_eq!(scan(b"0/0350", b"1/0123", Direction::Forward), middle().collect::<Vec<_>>(), "{when}");
+    let backward = scan(b"0/0350", b"1/0123", Direction::Backward);
+    assert_eq!(backward, middle().rev().collect::<Vec<_>>(), "{when}: backward");
+    for number in 0..400 {
+        let key = format!("1/{number:04}");
+        assert_eq!(engine.get(key.as_bytes()).unwrap().as_ref(), model.get(key.as_bytes()), "{when}: {key}");
+    }
+}
+
+#[test]
+fn tables_blocks_and_what_is_between_them_are_one_map() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut model = Model::new();
+    for round in 0..6 {
+        // A table of a few batches: flushes are under way nearly all the time.
+        let engine = SledEngine::open_at_boot(dir.path(), "boot 1", 20_000).unwrap().into_engine();
+        compare(&engine, &model, "opened again");
+        for step in 0..150 {
+            let batch = random_batch(&mut random);
+            engine.write(&batch).unwrap();
+            apply(&mut model, &batch);
+            if step % 10 == 0 {
+                compare(&engine, &model, &format!("round {round}, step {step}"));
+            }
+        }
+        engine.sync().unwrap();
+        compare(&engine, &model, "synced");
+    }
+}
+
+/// The process ends in the middle of a flush: `REDO` is there, and some of the blocks.
+#[test]
+fn a_broken_off_flush_is_done_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = fastrand::Rng::with_seed(12);
+    let mut model = Model::new();
+    let engine = open(dir.path(), "boot 1").unwrap().into_engine();
+    for _ in 0..100 {
+        let batch = random_batch(&mut random);
+        engine.write(&batch).unwrap();
+        apply(&mut model, &batch);
+    }
+    engine.sync().unwrap();
+    for part in [0, 1, 50, 1000, usize::MAX] {
+        let mut next = model.clone();
+        for _ in 0..40 {
+            let batch = random_batch(&mut random);
+            apply(&mut next, &batch);
+        }
+        // What differs, as a table would hold it.
+        let mut all: BTreeMap<Bytes, Option<Bytes>> = BTreeMap::new();
+        for key in model.keys().chain(next.keys()) {
+            if model.get(key) != next.get(key) {
+                all.insert(key.clone(), next.get(key).cloned());
+            }
+        }
+        let store = engine.inner.layers.store();
+        redo::write(&store.path, all.iter()).unwrap();
+        store.merge(all.iter().take(part)).unwrap();
+        layers::recover(&store).unwrap();
+        assert!(redo::read(&store.path).unwrap().is_none(), "it is done");
+        model = next;
+        compare(&engine, &model, &format!("{part} of the changes were in"));
+    }
+}
+
+#[test]
+fn a_damaged_redo_is_a_reason_to_rebuild() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    std::fs::write(database(dir.path()).join("REDO"), b"QRTREDO\n and then nothing of use").unwrap();
+    assert!(matches!(reason(dir.path(), "boot 1"), RebuildReason::SelfCheck(_)));
 }

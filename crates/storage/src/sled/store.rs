@@ -1,0 +1,470 @@
+//! One generation: a sled tree whose values are blocks of neighbouring pairs.
+//!
+//! Why blocks: sled pays for every insertion with a copy of the leaf it touches and a record in its log, some ten
+//! microseconds whatever the size; a put changes three pairs. Changes arrive here thousands at a time and sorted
+//! (see [`super::layers`]), so that a block is rewritten once for all that falls into it.
+//!
+//! A block's key is at or below the key of its first pair, and a pair is in the last block whose key is not above its own:
+//! that is the whole index. Blocks are split, never joined; one that becomes empty is removed. While one is split its right
+//! parts are written first, so a reader may see a pair twice, never miss one; [`Blocks`] skips what it has handed out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use quorate_state::Direction;
+use sled::IVec;
+
+use super::block::{self, BLOCK_BYTES, Builder, Malformed};
+use super::{CACHE_BYTES, CHUNK_BYTES, RebuildReason, failed};
+use crate::{StorageError, directory};
+
+/// How long sled may take to let go of its file. It takes microseconds; beyond this the database is rebuilt.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(5);
+const RELEASE_POLL: Duration = Duration::from_millis(1);
+
+const DATA: u8 = b'd';
+pub(super) const CHUNK: u8 = b'c';
+const UUID_KEY: &[u8] = b"muuid";
+const INLINE: u8 = 0;
+const SPLIT: u8 = 1;
+const SPLIT_BYTES: usize = 17;
+
+/// One generation.
+pub(super) struct Store {
+    pub(super) db: sled::Db,
+    pub(super) path: PathBuf,
+    /// Some block may be in pieces. While false, no write looks for pieces to remove.
+    split: AtomicBool,
+    next_split: AtomicU64,
+}
+
+/// A block, as sled holds it or put together from its pieces.
+enum Block {
+    Inline(IVec),
+    Whole(Bytes),
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Block::Inline(raw) => raw.get(1..).unwrap_or_default(),
+            Block::Whole(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Malformed> for sled::Error {
+    fn from(malformed: Malformed) -> sled::Error {
+        sled::Error::ReportableBug(malformed.to_string())
+    }
+}
+
+impl Store {
+    fn open(path: &Path) -> Result<Store, String> {
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let db = sled::Config::new()
+                .path(path)
+                .cache_capacity(CACHE_BYTES)
+                .mode(sled::Mode::LowSpace)
+                .flush_every_ms(None)
+                .open()?;
+            let split = db.scan_prefix([CHUNK]).next().transpose()?.is_some();
+            // Reads both ends of the tree, where a lost root or a lost page would show.
+            for pair in db.iter().take(1).chain(db.iter().rev().take(1)) {
+                pair?;
+            }
+            Ok::<_, sled::Error>((db, split))
+        }));
+        let (db, split) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(panic) => {
+                let text = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or(panic.downcast_ref::<&str>().copied());
+                return Err(format!("it panicked: {}", text.unwrap_or("without a word")));
+            }
+        };
+        let seed = u64::from_le_bytes(directory::random().map_err(|error| error.chain())?);
+        Ok(Store {
+            db,
+            path: path.to_path_buf(),
+            split: AtomicBool::new(split),
+            next_split: AtomicU64::new(seed),
+        })
+    }
+
+    pub(super) fn reopen(path: &Path, uuid: &str) -> Result<Store, RebuildReason> {
+        if !path.is_dir() {
+            return Err(RebuildReason::SelfCheck("its directory is gone".into()));
+        }
+        wait_for_release(path);
+        let store = Store::open(path).map_err(RebuildReason::DoesNotOpen)?;
+        match store.db.get(UUID_KEY) {
+            Ok(Some(found)) if found == uuid.as_bytes() => Ok(store),
+            Ok(Some(_)) => Err(RebuildReason::SelfCheck("it carries another uuid".into())),
+            Ok(None) => Err(RebuildReason::SelfCheck("it carries no uuid".into())),
+            Err(error) => Err(RebuildReason::SelfCheck(error.to_string())),
+        }
+    }
+
+    /// An empty one, with its uuid inside.
+    pub(super) fn create(path: &Path) -> Result<(Store, String), StorageError> {
+        let store = Store::open(path).map_err(|what| failed(path, what))?;
+        let random: [u8; 16] = directory::random()?;
+        let uuid: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        store
+            .db
+            .insert(UUID_KEY, uuid.as_bytes())
+            .and_then(|_| store.db.flush())
+            .map_err(|error| failed(path, error))?;
+        Ok((store, uuid))
+    }
+
+    /// Puts a block in place of what was under its key.
+    fn put(&self, key: &[u8], block: &[u8]) -> Result<(), sled::Error> {
+        let stored = prefixed(DATA, key);
+        let old = self.pieces(&stored)?;
+        if block.len() <= CHUNK_BYTES {
+            let mut tagged = Vec::with_capacity(block.len() + 1);
+            tagged.push(INLINE);
+            tagged.extend_from_slice(block);
+            self.db.insert(stored, tagged)?;
+        } else {
+            self.split.store(true, Ordering::Relaxed);
+            let split =
+                Split { length: block.len() as u64, id: self.next_split.fetch_add(1, Ordering::Relaxed) };
+            for (number, chunk) in block.chunks(CHUNK_BYTES).enumerate() {
+                self.db.insert(split.chunk_key(key, number as u32), chunk)?;
+            }
+            self.db.insert(stored, &split.encode()[..])?;
+        }
+        self.remove_pieces(key, old)
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<(), sled::Error> {
+        let stored = prefixed(DATA, key);
+        let old = self.pieces(&stored)?;
+        self.db.remove(stored)?;
+        self.remove_pieces(key, old)
+    }
+
+    fn pieces(&self, stored: &[u8]) -> Result<Option<Split>, sled::Error> {
+        if !self.split.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        Ok(self.db.get(stored)?.and_then(|raw| Split::decode(&raw)))
+    }
+
+    /// AFTER the key says something else.
+    fn remove_pieces(&self, key: &[u8], split: Option<Split>) -> Result<(), sled::Error> {
+        let Some(split) = split else { return Ok(()) };
+        for number in 0..split.count() {
+            self.db.remove(split.chunk_key(key, number))?;
+        }
+        Ok(())
+    }
+
+    /// The block behind `raw`, which was read under `key`. None: the key was removed meanwhile.
+    fn block(&self, key: &[u8], mut raw: IVec) -> Result<Option<Block>, sled::Error> {
+        loop {
+            let Some(split) = Split::decode(&raw) else { return Ok(Some(Block::Inline(raw))) };
+            let mut block = BytesMut::with_capacity(split.length as usize);
+            let mut whole = true;
+            for number in 0..split.count() {
+                match self.db.get(split.chunk_key(key, number))? {
+                    Some(chunk) => block.extend_from_slice(&chunk),
+                    None => {
+                        whole = false;
+                        break;
+                    }
+                }
+            }
+            if whole && block.len() as u64 == split.length {
+                return Ok(Some(Block::Whole(block.freeze())));
+            }
+            // Overwritten or removed while it was read? Then the key says something else by now.
+            match self.db.get(prefixed(DATA, key))? {
+                None => return Ok(None),
+                Some(again) if again == raw => {
+                    return Err(sled::Error::ReportableBug("a piece of a split value is missing".into()));
+                }
+                Some(again) => raw = again,
+            }
+        }
+    }
+
+    /// The block that `key` is in, if it is anywhere, with the block's key.
+    fn block_of(&self, key: &[u8]) -> Result<Option<(Bytes, Block)>, sled::Error> {
+        loop {
+            let found = self.db.range(vec![DATA]..=prefixed(DATA, key)).next_back().transpose()?;
+            let Some((stored, raw)) = found else { return Ok(None) };
+            let key = Bytes::copy_from_slice(&stored[1..]);
+            // Removed while it was read: the one before it is the one now.
+            if let Some(block) = self.block(&key, raw)? {
+                return Ok(Some((key, block)));
+            }
+        }
+    }
+
+    /// The key of the first block after `key`.
+    fn after(&self, key: &[u8]) -> Result<Option<Bytes>, sled::Error> {
+        use std::ops::Bound::Excluded;
+        let range = (Excluded(prefixed(DATA, key)), Excluded(vec![DATA + 1]));
+        let found = self.db.range::<Vec<u8>, _>(range).next().transpose()?;
+        Ok(found.map(|(stored, _)| Bytes::copy_from_slice(&stored[1..])))
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, sled::Error> {
+        let Some((_, block)) = self.block_of(key)? else { return Ok(None) };
+        Ok(block::find(block.as_ref(), key)?.map(Bytes::copy_from_slice))
+    }
+
+    /// Pairs with `start <= key < end` (an empty `end` is no bound), as they are when the iteration comes to them.
+    pub(super) fn scan(self: Arc<Store>, start: &[u8], end: &[u8], direction: Direction) -> Blocks {
+        Blocks {
+            start: Bytes::copy_from_slice(start),
+            end: Bytes::copy_from_slice(end),
+            direction,
+            store: self,
+            blocks: None,
+            pairs: Vec::new().into_iter(),
+            last: None,
+            done: !end.is_empty() && start >= end,
+        }
+    }
+
+    /// Brings `changes`, in key order, into the blocks. One block at a time: doing it again from the beginning, after it was
+    /// broken off anywhere, comes to the same.
+    pub(super) fn merge<'c>(
+        &self,
+        changes: impl Iterator<Item = (&'c Bytes, &'c Option<Bytes>)>,
+    ) -> Result<(), sled::Error> {
+        let mut changes = changes.peekable();
+        while let Some((first, _)) = changes.peek() {
+            let found = self.block_of(first)?;
+            let upper = self.after(found.as_ref().map_or(first, |(key, _)| key))?;
+            let mut builder = Builder::default();
+            if let Some((_, block)) = &found {
+                let mut pairs = block::Pairs::new(block.as_ref());
+                while let Some(value) = pairs.next()? {
+                    while let Some((key, change)) = changes.next_if(|(key, _)| &key[..] < pairs.key()) {
+                        if let Some(value) = change {
+                            builder.push(key, value);
+                        }
+                    }
+                    match changes.next_if(|(key, _)| &key[..] == pairs.key()) {
+                        Some((key, Some(value))) => builder.push(key, value),
+                        Some((_, None)) => {}
+                        None => builder.push(pairs.key(), value),
+                    }
+                }
+            }
+            while let Some((key, change)) =
+                changes.next_if(|(key, _)| upper.as_ref().is_none_or(|upper| *key < upper))
+            {
+                if let Some(value) = change {
+                    builder.push(key, value);
+                }
+            }
+            let blocks = builder.blocks();
+            if let (true, Some((key, _))) = (blocks.is_empty(), &found) {
+                self.remove(key)?;
+            }
+            // The left part keeps the block's key, and comes last.
+            for (nth, (key, block)) in blocks.iter().enumerate().rev() {
+                match &found {
+                    Some((kept, _)) if nth == 0 => self.put(kept, block)?,
+                    _ => self.put(key, block)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fills an empty store with pairs that come in key order.
+pub(super) fn fill(
+    path: &Path,
+    pairs: &mut dyn Iterator<Item = Result<(Bytes, Bytes), StorageError>>,
+) -> Result<(Store, String), StorageError> {
+    let (store, uuid) = Store::create(path)?;
+    let mut gathered: Vec<(Bytes, Bytes)> = Vec::new();
+    let mut bytes = 0;
+    let write = |gathered: &mut Vec<(Bytes, Bytes)>| {
+        let mut builder = Builder::default();
+        for (key, value) in gathered.iter() {
+            builder.push(key, value);
+        }
+        let written = builder.blocks().iter().try_for_each(|(key, block)| store.put(key, block));
+        gathered.clear();
+        written.map_err(|error| failed(path, error))
+    };
+    for pair in pairs {
+        let (key, value) = pair?;
+        // Parts of equal size are made of it.
+        if bytes + key.len() + value.len() > 16 * BLOCK_BYTES && !gathered.is_empty() {
+            write(&mut gathered)?;
+            bytes = 0;
+        }
+        bytes += key.len() + value.len();
+        gathered.push((key, value));
+    }
+    write(&mut gathered)?;
+    store.db.flush().map_err(|error| failed(path, error))?;
+    Ok((store, uuid))
+}
+
+/// See [`Store::scan`].
+pub(super) struct Blocks {
+    store: Arc<Store>,
+    start: Bytes,
+    end: Bytes,
+    direction: Direction,
+    /// None before the first block was looked for.
+    blocks: Option<sled::Iter>,
+    pairs: std::vec::IntoIter<(Bytes, Bytes)>,
+    /// Handed out last.
+    last: Option<Bytes>,
+    done: bool,
+}
+
+impl Blocks {
+    /// The next block's pairs. None: that was all.
+    fn next_block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
+        use std::ops::Bound::{Excluded, Included};
+        let end = if self.end.is_empty() { vec![DATA + 1] } else { prefixed(DATA, &self.end) };
+        let (key, block) = match (&mut self.blocks, self.direction) {
+            (None, Direction::Forward) => {
+                let first = self.store.block_of(&self.start)?;
+                let from = match &first {
+                    Some((key, _)) => Excluded(prefixed(DATA, key)),
+                    None => Included(prefixed(DATA, &self.start)),
+                };
+                if matches!(&from, Excluded(from) | Included(from) if *from >= end) {
+                    self.done = true;
+                }
+                if !self.done {
+                    self.blocks = Some(self.store.db.range::<Vec<u8>, _>((from, Excluded(end))));
+                }
+                match first {
+                    Some(first) => first,
+                    None => return Ok((!self.done).then(Vec::new)),
+                }
+            }
+            (None, Direction::Backward) => {
+                self.blocks = Some(self.store.db.range(vec![DATA]..end));
+                return Ok(Some(Vec::new()));
+            }
+            (Some(blocks), direction) => {
+                let next = match direction {
+                    Direction::Forward => blocks.next(),
+                    Direction::Backward => blocks.next_back(),
+                };
+                let Some((stored, raw)) = next.transpose()? else { return Ok(None) };
+                let key = Bytes::copy_from_slice(&stored[1..]);
+                match self.store.block(&key, raw)? {
+                    Some(block) => (key, block),
+                    None => return Ok(Some(Vec::new())),
+                }
+            }
+        };
+        let mut pairs = block::within(block.as_ref(), &self.start, &self.end)?;
+        if self.direction == Direction::Backward {
+            pairs.reverse();
+            // It is the block that the start is in.
+            self.done |= key <= self.start;
+        }
+        Ok(Some(pairs))
+    }
+}
+
+impl Iterator for Blocks {
+    type Item = Result<(Bytes, Bytes), sled::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            for (key, value) in self.pairs.by_ref() {
+                let again = self.last.as_ref().is_some_and(|last| match self.direction {
+                    Direction::Forward => key <= *last,
+                    Direction::Backward => key >= *last,
+                });
+                if !again {
+                    self.last = Some(key.clone());
+                    return Some(Ok((key, value)));
+                }
+            }
+            if self.done {
+                return None;
+            }
+            match self.next_block() {
+                Ok(Some(pairs)) => self.pairs = pairs.into_iter(),
+                Ok(None) => self.done = true,
+                Err(error) => {
+                    self.done = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// sled's own threads keep its file open, and locked, for a moment after the database was dropped. Nobody else can hold it (we
+/// hold the directory), so an engine opened anew in the same process waits instead of taking that for damage.
+fn wait_for_release(path: &Path) {
+    let Ok(file) = std::fs::File::open(path.join("db")) else { return };
+    let until = Instant::now() + RELEASE_DEADLINE;
+    // Dropping the file gives the lock back.
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+        && Instant::now() < until
+    {
+        std::thread::sleep(RELEASE_POLL);
+    }
+}
+
+/// Where the pieces of a large value are.
+#[derive(Debug, PartialEq, Eq)]
+struct Split {
+    length: u64,
+    /// Drawn anew for every write.
+    id: u64,
+}
+
+impl Split {
+    fn encode(&self) -> [u8; SPLIT_BYTES] {
+        let mut out = [SPLIT; SPLIT_BYTES];
+        out[1..9].copy_from_slice(&self.length.to_le_bytes());
+        out[9..].copy_from_slice(&self.id.to_le_bytes());
+        out
+    }
+
+    fn decode(raw: &[u8]) -> Option<Split> {
+        let raw: &[u8; SPLIT_BYTES] = raw.try_into().ok()?;
+        let number = |at: usize| u64::from_le_bytes(raw[at..at + 8].try_into().expect("eight bytes"));
+        (raw[0] == SPLIT).then(|| Split { length: number(1), id: number(9) })
+    }
+
+    fn count(&self) -> u32 {
+        self.length.div_ceil(CHUNK_BYTES as u64) as u32
+    }
+
+    /// The last twelve bytes are of fixed width, so no two keys share a piece.
+    fn chunk_key(&self, key: &[u8], number: u32) -> Vec<u8> {
+        let mut out = prefixed(CHUNK, key);
+        out.extend_from_slice(&self.id.to_be_bytes());
+        out.extend_from_slice(&number.to_be_bytes());
+        out
+    }
+}
+
+fn prefixed(space: u8, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 13);
+    out.push(space);
+    out.extend_from_slice(key);
+    out
+}
