@@ -19,6 +19,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use openraft::EntryPayload;
@@ -28,7 +29,7 @@ use prost::Message;
 use quorate_state::{Applier, Batch, Command, Cursor, Event, Fault, Reply, Revision, View, keys};
 use quorate_storage::{Engine, Position, Snapshots, StorageError};
 use quorate_wire::raft as wire;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::convert::{self, Malformed};
 use crate::error::chain;
@@ -41,6 +42,12 @@ use crate::types::{Entry, LogId, Outcome, Snapshot, SnapshotMeta, StoredMembersh
 const JOBS: usize = 4;
 /// Versions that one slice of compaction looks at: well under a millisecond of work.
 const COMPACTION_SLICE: usize = 256;
+/// A snapshot costs what the whole state weighs, so a large state is not written anew after every few entries: the log must
+/// have grown by half of the last snapshot, or by [`LOG_BYTES`]. Below [`SMALL_BYTES`] the number of entries alone counts.
+const SMALL_BYTES: u64 = 4 << 20;
+/// What a member that lost its database has to apply again, at the most, beside a snapshot.
+const LOG_BYTES: u64 = 128 << 20;
+
 /// Hears what was applied, on the apply thread: it must not block.
 pub trait Observer: Send + 'static {
     /// After a chunk became visible, before its proposers are answered.
@@ -67,6 +74,10 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<AppliedState>,
     pub(crate) progress: Progress,
     pub(crate) failure: watch::Sender<Option<String>>,
+    /// Told when it is time for a snapshot.
+    pub(crate) snapshot_due: Notify,
+    /// It was told, and no snapshot has come since.
+    snapshot_awaited: AtomicBool,
 }
 
 /// Where the state stands.
@@ -75,6 +86,8 @@ pub(crate) struct AppliedState {
     pub(crate) applied: Option<LogId>,
     pub(crate) membership: StoredMembership,
     pub(crate) snapshot: Option<Snapshot>,
+    /// Size of its file.
+    pub(crate) snapshot_bytes: u64,
 }
 
 type Done<T> = oneshot::Sender<io::Result<T>>;
@@ -123,20 +136,46 @@ pub(crate) struct Started {
     pub(crate) handle: std::thread::JoinHandle<()>,
 }
 
+/// What was applied since the last snapshot.
+struct Growth {
+    entries: u64,
+    bytes: u64,
+    /// Entries between two snapshots.
+    count: u64,
+}
+
+impl Growth {
+    /// True when it is time to write the next snapshot, `last` bytes after the one before.
+    fn calls_for_snapshot(&self, last: u64) -> bool {
+        self.entries >= self.count && (last <= SMALL_BYTES || self.bytes >= (last / 2).min(LOG_BYTES))
+    }
+}
+
 /// Starts the thread on an engine that is in order. It ends when every sender of jobs is gone.
 pub(crate) fn start(
     engine: Arc<dyn Engine>,
     snapshots: Snapshots,
     purged: Option<Position>,
+    log_bytes: u64,
+    snapshot_count: u64,
     mut observer: Box<dyn Observer>,
 ) -> io::Result<Started> {
     let state = load(&*engine, &snapshots, purged)?;
     observer.restored(&*engine).map_err(Failure::from)?;
     let index = state.applied.map_or(0, |at| at.index());
+    let covered = state.snapshot.as_ref().and_then(|held| held.meta.last_log_id).map_or(0, |at| at.index());
+    let growth = Growth {
+        entries: index.saturating_sub(covered),
+        // More than what was applied since: the first snapshot after a start comes early rather than late.
+        bytes: log_bytes,
+        count: snapshot_count.max(1),
+    };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
         progress: Progress::new(index),
         failure: watch::Sender::new(None),
+        snapshot_due: Notify::new(),
+        snapshot_awaited: AtomicBool::new(false),
     });
     let (jobs, queue) = sync_channel(JOBS);
     let thread = ApplyThread {
@@ -145,6 +184,7 @@ pub(crate) fn start(
         snapshots,
         observer,
         compaction: Compaction::Unknown,
+        growth,
         failed: None,
     };
     let handle = std::thread::Builder::new().name("apply".to_owned()).spawn(move || thread.run(&queue))?;
@@ -165,11 +205,11 @@ fn load(engine: &dyn Engine, snapshots: &Snapshots, purged: Option<Position>) ->
         Some(bytes) => convert::stored_membership_from_bytes(&bytes)?,
         None => StoredMembership::default(),
     };
-    let snapshot = match snapshots.usable(purged).map_err(storage_error)? {
-        Some((meta, path)) => Some(snapshot_of(&meta, SnapshotFile::held(path))?),
-        None => None,
+    let (snapshot, snapshot_bytes) = match snapshots.usable(purged).map_err(storage_error)? {
+        Some((meta, path)) => (Some(snapshot_of(&meta, SnapshotFile::held(path))?), meta.bytes),
+        None => (None, 0),
     };
-    Ok(AppliedState { applied, membership, snapshot })
+    Ok(AppliedState { applied, membership, snapshot, snapshot_bytes })
 }
 
 fn snapshot_of(meta: &quorate_storage::SnapshotMeta, snapshot: SnapshotFile) -> Result<Snapshot, Malformed> {
@@ -178,18 +218,13 @@ fn snapshot_of(meta: &quorate_storage::SnapshotMeta, snapshot: SnapshotFile) -> 
     Ok(Snapshot { meta, snapshot })
 }
 
-/// The path of the snapshot that was just written or adopted.
-fn newest(snapshots: &Snapshots) -> io::Result<std::path::PathBuf> {
-    let newest = snapshots.newest().map_err(storage_error)?;
-    newest.map(|(_, path)| path).ok_or_else(|| io::Error::other("the snapshot just written is not there"))
-}
-
 struct ApplyThread {
     engine: Arc<dyn Engine>,
     shared: Arc<Shared>,
     snapshots: Snapshots,
     observer: Box<dyn Observer>,
     compaction: Compaction,
+    growth: Growth,
     failed: Option<String>,
 }
 
@@ -256,10 +291,12 @@ impl ApplyThread {
         let mut commands = Vec::new();
         let mut events = Vec::new();
         let mut answers = Vec::with_capacity(chunk.len());
+        self.growth.entries += chunk.len() as u64;
         for (entry, responder) in chunk {
             let outcome = match &entry.payload {
                 EntryPayload::Blank => Outcome(None),
                 EntryPayload::Normal(proposal) => {
+                    self.growth.bytes += proposal.len() as u64;
                     let command = Command::decode(convert::command_bytes(proposal)?)
                         .map_err(Fault::UndecodableCommand)?;
                     let (reply, happened) = applier.apply(&command)?;
@@ -297,6 +334,12 @@ impl ApplyThread {
         self.shared.progress.moved_to(last.index());
         for (responder, outcome) in answers {
             responder.send(outcome);
+        }
+        let last_bytes = self.shared.state.lock().snapshot_bytes;
+        if self.growth.calls_for_snapshot(last_bytes)
+            && !self.shared.snapshot_awaited.swap(true, Ordering::Relaxed)
+        {
+            self.shared.snapshot_due.notify_one();
         }
         Ok(())
     }
@@ -340,6 +383,7 @@ impl ApplyThread {
         let mut frozen = None;
         let result = self.guarded(|this| {
             frozen = Some(this.engine.freeze()?);
+            (this.growth.entries, this.growth.bytes) = (0, 0);
             Ok(())
         });
         let (Ok(()), Some(mut pairs)) = (result, frozen) else {
@@ -354,7 +398,7 @@ impl ApplyThread {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
             let built = match snapshots.write(at, membership, &mut pairs) {
-                Ok(meta) => newest(&snapshots).map(|path| (meta, path)),
+                Ok(meta) => Ok(meta),
                 Err(StorageError::Thawed { reason }) => {
                     tracing::info!(reason, "the snapshot is begun anew");
                     drop(done.send(Ok(Built::Anew)));
@@ -362,14 +406,20 @@ impl ApplyThread {
                 }
                 Err(error) => Err(storage_error(error)),
             };
-            let built = built.and_then(|(meta, path)| Ok(snapshot_of(&meta, SnapshotFile::held(path))?));
+            let bytes = built.as_ref().map_or(0, |meta| meta.bytes);
+            let built = built.and_then(|meta| {
+                let file = SnapshotFile::held(snapshots.path_of(meta.at));
+                Ok(snapshot_of(&meta, file)?)
+            });
             if let Ok(snapshot) = &built {
                 let mut state = shared.state.lock();
                 let held = state.snapshot.as_ref().map(|held| held.meta.last_log_id);
                 if held.is_none_or(|held| held <= snapshot.meta.last_log_id) {
                     state.snapshot = Some(snapshot.clone());
+                    state.snapshot_bytes = bytes;
                 }
             }
+            shared.snapshot_awaited.store(false, Ordering::Relaxed);
             // Nobody listens any more when the member is stopping.
             drop(done.send(built.map(Built::Whole)));
         });
@@ -379,14 +429,15 @@ impl ApplyThread {
     }
 
     fn install(&mut self, meta: &SnapshotMeta, file: SnapshotFile) -> Result<(), Failure> {
+        let mut path = file.path().to_path_buf();
         if file.is_incoming() {
             let adopted = self.snapshots.adopt(file.path())?;
             let announced = meta.last_log_id.map(convert::position);
             if adopted.at != announced {
                 return Err(Failure::WrongSnapshot { found: adopted.at, announced });
             }
+            path = self.snapshots.path_of(adopted.at);
         }
-        let path = if file.is_incoming() { newest(&self.snapshots)? } else { file.path().to_path_buf() };
         let mut pairs = self.snapshots.read(&path)?;
         let engine = Arc::clone(&self.engine);
         // The file holds the position and the membership too, as they were written with the last batch before it.
@@ -396,9 +447,12 @@ impl ApplyThread {
             self.position(&mut batch, at, Some(&meta.last_membership));
         }
         engine.write(&batch)?;
+        (self.growth.entries, self.growth.bytes) = (0, 0);
+        let snapshot_bytes = std::fs::metadata(&path)?.len();
         {
             let mut state = self.shared.state.lock();
             state.applied = meta.last_log_id;
+            state.snapshot_bytes = snapshot_bytes;
             state.membership = meta.last_membership.clone();
             state.snapshot = Some(Snapshot { meta: meta.clone(), snapshot: SnapshotFile::held(path) });
         }

@@ -52,7 +52,7 @@ pub struct Options {
     pub heartbeat: Duration,
     /// Shortest and longest election timeout.
     pub election: (Duration, Duration),
-    /// Applied entries between two snapshots.
+    /// Applied entries between two snapshots, at the least: a large state is written when the log has grown by a share of it.
     pub snapshot_count: u64,
 }
 
@@ -67,7 +67,8 @@ impl Options {
             election_timeout_max: longest,
             max_payload_entries: MESSAGE_ENTRIES,
             api_channel_size: Some(PROPOSALS),
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_count.max(1)),
+            // The apply thread knows what has grown, and says when.
+            snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.snapshot_count.min(KEPT_ENTRIES),
             purge_batch_size: 1,
             replication_lag_threshold: self.snapshot_count.max(KEPT_ENTRIES),
@@ -162,11 +163,13 @@ struct Inner {
     role: watch::Receiver<Role>,
     apply: Mutex<Option<std::thread::JoinHandle<()>>>,
     role_task: tokio::task::JoinHandle<()>,
+    snapshot_task: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.role_task.abort();
+        self.snapshot_task.abort();
     }
 }
 
@@ -182,8 +185,14 @@ impl Consensus {
     ) -> Result<Consensus, StartFailure> {
         let config = Arc::new(options.to_openraft()?);
         let Store { log, engine, snapshots } = store;
-        let apply_thread::Started { jobs, shared, handle: apply } =
-            apply_thread::start(Arc::clone(&engine), snapshots.clone(), log.purged(), observer)?;
+        let apply_thread::Started { jobs, shared, handle: apply } = apply_thread::start(
+            Arc::clone(&engine),
+            snapshots.clone(),
+            log.purged(),
+            log.size_bytes(),
+            options.snapshot_count,
+            observer,
+        )?;
         let machine = StateMachine::new(jobs, Arc::clone(&shared));
         let network = NetworkFactory::new(peers.clone(), options.cluster);
         let raft = Raft::new(options.id, config, network, LogStore::new(log.clone()), machine).await;
@@ -196,9 +205,21 @@ impl Consensus {
         let (send, role) = watch::channel(Role::default());
         let metrics = follow_metrics(raft.clone(), log.clone(), peers, send, shared.failure.clone());
         let role_task = tokio::spawn(metrics);
+        let snapshot_task = tokio::spawn(write_snapshots(raft.clone(), Arc::clone(&shared)));
         let apply = Mutex::new(Some(apply));
         let engine = RwLock::new(Some(engine));
-        let inner = Inner { raft, id: options.id, shared, engine, log, socket, role, apply, role_task };
+        let inner = Inner {
+            raft,
+            id: options.id,
+            shared,
+            engine,
+            log,
+            socket,
+            role,
+            apply,
+            role_task,
+            snapshot_task,
+        };
         Ok(Consensus { inner: Arc::new(inner) })
     }
 
@@ -517,6 +538,7 @@ impl Consensus {
     pub async fn shutdown(&self, deadline: Duration) {
         self.inner.socket.unplug();
         self.inner.role_task.abort();
+        self.inner.snapshot_task.abort();
         if tokio::time::timeout(deadline, self.inner.raft.shutdown()).await.is_err() {
             tracing::warn!("consensus did not stop in time");
         }
@@ -541,6 +563,16 @@ impl Consensus {
         });
         if tokio::time::timeout(deadline, closing).await.is_err() {
             tracing::warn!("the log and the database were not closed in time");
+        }
+    }
+}
+
+/// Passes on that it is time for a snapshot.
+async fn write_snapshots(raft: Raft, shared: Arc<Shared>) {
+    loop {
+        shared.snapshot_due.notified().await;
+        if raft.trigger().snapshot().await.is_err() {
+            return;
         }
     }
 }

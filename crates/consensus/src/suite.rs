@@ -37,7 +37,8 @@ fn open_log(dir: &std::path::Path) -> LogStore {
 fn state_machine(dir: &std::path::Path, engine: Arc<dyn Engine>) -> StateMachine {
     let snapshots = Snapshots::open(&dir.join("snapshots")).expect("the snapshot directory opens");
     let apply_thread::Started { jobs, shared, .. } =
-        apply_thread::start(engine, snapshots, None, Box::new(Nobody)).expect("the apply thread starts");
+        apply_thread::start(engine, snapshots, None, 0, u64::MAX, Box::new(Nobody))
+            .expect("the apply thread starts");
     StateMachine::new(jobs, shared)
 }
 

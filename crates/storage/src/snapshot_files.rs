@@ -110,7 +110,7 @@ impl Snapshots {
     ) -> Result<SnapshotMeta, StorageError> {
         let path = self.incoming();
         let written = write_file(&path, at, &membership, pairs, true).and_then(|(count, bytes)| {
-            directory::rename(&path, &self.dir.join(name_of(at)))?;
+            directory::rename(&path, &self.path_of(at))?;
             Ok(SnapshotMeta { at, membership, pairs: count, bytes })
         });
         if written.is_err() {
@@ -164,6 +164,11 @@ impl Snapshots {
         }
     }
 
+    /// Where the snapshot of position `at` is, if there is one.
+    pub fn path_of(&self, at: Option<Position>) -> PathBuf {
+        self.dir.join(name_of(at))
+    }
+
     /// A path for a file that arrives from a peer; [`Snapshots::adopt`] verifies and renames it.
     pub fn incoming(&self) -> PathBuf {
         self.dir.join(format!("incoming-{}.tmp", self.temporary.fetch_add(1, Ordering::Relaxed)))
@@ -176,7 +181,7 @@ impl Snapshots {
             File::open(incoming)
                 .and_then(|file| file.sync_all())
                 .map_err(StorageError::io("syncing", incoming))?;
-            directory::rename(incoming, &self.dir.join(name_of(meta.at)))?;
+            directory::rename(incoming, &self.path_of(meta.at))?;
             Ok(meta)
         });
         if adopted.is_err() {
