@@ -1,6 +1,5 @@
 //! Three members of a store on loopback, started as an operator would start them.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,9 +13,12 @@ use crate::Store;
 
 /// Three processes in a directory of their own.
 pub(crate) struct Cluster {
+    store: Store,
     members: Vec<Child>,
+    /// How each was started.
+    arguments: Vec<Vec<String>>,
     endpoints: Vec<String>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Drop for Cluster {
@@ -28,17 +30,21 @@ impl Drop for Cluster {
     }
 }
 
-/// What a member costs while nothing happens.
+/// What members cost while nothing happens, each.
 pub(crate) struct Idle {
     rss_mb: Vec<f64>,
     cpu_percent: Vec<f64>,
 }
 
-impl fmt::Display for Idle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list =
-            |values: &[f64]| values.iter().map(|value| format!("{value:.1}")).collect::<Vec<_>>().join(", ");
-        write!(f, "RSS {} MB, CPU {} % of a core, per member", list(&self.rss_mb), list(&self.cpu_percent))
+impl Idle {
+    /// The largest.
+    pub(crate) fn rss_mb(&self) -> f64 {
+        self.rss_mb.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// The largest.
+    pub(crate) fn cpu_percent(&self) -> f64 {
+        self.cpu_percent.iter().copied().fold(0.0, f64::max)
     }
 }
 
@@ -49,29 +55,70 @@ impl Cluster {
         let names = ["n1", "n2", "n3"];
         let initial: Vec<String> =
             names.iter().zip(&ports).map(|(name, port)| format!("{name}=http://127.0.0.1:{port}")).collect();
-        let mut cluster = Cluster { members: Vec::new(), endpoints: Vec::new(), _dir: dir };
+        let mut cluster =
+            Cluster { store, members: Vec::new(), arguments: Vec::new(), endpoints: Vec::new(), dir };
         for (index, name) in names.iter().enumerate() {
             let (peer, client) = (ports[index], ports[index + 3]);
-            let data = cluster._dir.path().join(name);
-            let log = std::fs::File::create(cluster._dir.path().join(format!("{name}.log")))?;
-            let mut command = program(store)?;
-            command
-                .args(["--name", name, "--data-dir"])
-                .arg(&data)
-                .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")])
-                .args(["--initial-advertise-peer-urls", &format!("http://127.0.0.1:{peer}")])
-                .args(["--listen-client-urls", &format!("http://127.0.0.1:{client}")])
-                .args(["--advertise-client-urls", &format!("http://127.0.0.1:{client}")])
-                .args(["--initial-cluster", &initial.join(",")])
-                .args(["--initial-cluster-state", "new"])
-                .stdin(Stdio::null())
-                .stdout(log.try_clone()?)
-                .stderr(log);
-            cluster.members.push(command.spawn().with_context(|| format!("cannot start {store:?}"))?);
-            cluster.endpoints.push(format!("http://127.0.0.1:{client}"));
+            let (peer, client) = (format!("http://127.0.0.1:{peer}"), format!("http://127.0.0.1:{client}"));
+            let data = cluster.dir.path().join(name).display().to_string();
+            let initial = initial.join(",");
+            let arguments = [
+                ("--name", *name),
+                ("--data-dir", &data),
+                ("--listen-peer-urls", &peer),
+                ("--initial-advertise-peer-urls", &peer),
+                ("--listen-client-urls", &client),
+                ("--advertise-client-urls", &client),
+                ("--initial-cluster", &initial),
+                ("--initial-cluster-state", "new"),
+            ];
+            let arguments: Vec<String> = arguments
+                .iter()
+                .flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()])
+                .collect();
+            cluster.members.push(spawn(store, &arguments, &cluster.log(index))?);
+            cluster.arguments.push(arguments);
+            cluster.endpoints.push(client);
         }
         cluster.ready().await?;
         Ok(cluster)
+    }
+
+    pub(crate) fn store(&self) -> Store {
+        self.store
+    }
+
+    /// Ends a member with SIGKILL.
+    pub(crate) fn kill(&mut self, index: usize) -> Result<()> {
+        self.members[index].kill()?;
+        self.members[index].wait()?;
+        Ok(())
+    }
+
+    /// Starts a member that was killed, on its old directory.
+    pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
+        self.members[index] = spawn(self.store, &self.arguments[index], &self.log(index))?;
+        Ok(())
+    }
+
+    fn log(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("n{}.log", index + 1))
+    }
+
+    /// What a member has on disk, in MB.
+    pub(crate) fn disk_mb(&self, index: usize) -> f64 {
+        fn bytes(path: &Path) -> u64 {
+            use std::os::unix::fs::MetadataExt;
+            let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+            let inside = std::fs::read_dir(path).into_iter().flatten().flatten();
+            meta.blocks() * 512 + inside.map(|entry| bytes(&entry.path())).sum::<u64>()
+        }
+        bytes(&self.dir.path().join(format!("n{}", index + 1))) as f64 / f64::from(1 << 20)
+    }
+
+    /// A member's resident set, in MB.
+    pub(crate) fn member_rss_mb(&self, index: usize) -> f64 {
+        rss_mb(self.members[index].id())
     }
 
     pub(crate) fn endpoints(&self) -> &[String] {
@@ -88,7 +135,7 @@ impl Cluster {
         self.members.iter().map(|member| cpu_seconds(member.id())).sum()
     }
 
-    pub(crate) async fn idle(&self, length: Duration) -> Result<Idle> {
+    pub(crate) async fn idle(&self, length: Duration) -> Idle {
         let before: Vec<f64> = self.members.iter().map(|member| cpu_seconds(member.id())).collect();
         tokio::time::sleep(length).await;
         let cpu_percent = self
@@ -97,7 +144,7 @@ impl Cluster {
             .zip(before)
             .map(|(member, before)| (cpu_seconds(member.id()) - before) / length.as_secs_f64() * 100.0)
             .collect();
-        Ok(Idle { rss_mb: self.members.iter().map(|member| rss_mb(member.id())).collect(), cpu_percent })
+        Idle { rss_mb: self.members.iter().map(|member| rss_mb(member.id())).collect(), cpu_percent }
     }
 
     pub(crate) async fn stop(mut self) -> Result<()> {
@@ -109,7 +156,7 @@ impl Cluster {
     }
 
     /// Every member has taken a write.
-    async fn ready(&mut self) -> Result<()> {
+    pub(crate) async fn ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         for index in 0..self.endpoints.len() {
             loop {
@@ -136,11 +183,17 @@ impl Cluster {
     }
 
     fn tail(&self, index: usize) -> String {
-        let log =
-            std::fs::read_to_string(self._dir.path().join(format!("n{}.log", index + 1))).unwrap_or_default();
+        let log = std::fs::read_to_string(self.log(index)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
+}
+
+fn spawn(store: Store, arguments: &[String], log: &Path) -> Result<Child> {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+    let mut command = program(store)?;
+    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| format!("cannot start {}", store.name()))
 }
 
 fn program(store: Store) -> Result<Command> {

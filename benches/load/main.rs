@@ -1,43 +1,55 @@
-//! One load against three nodes on loopback: puts, ranges, keep-alives; rate, latency, memory, idle cost.
+//! One load against Quorate and against Debian's etcd in the same minute: three nodes each on loopback, a table of ratios.
 //!
-//! `--against etcd` starts Debian's etcd with the same layout in the same minute, so that two columns of one table come
-//! from one machine. Every client is one task with one request in flight; clients share connections, sixteen to one, and
-//! connections are spread over the members, as real clients do. Latencies are from send to answer.
-#![allow(clippy::print_stdout, reason = "a bench prints its table")]
+//! Both clusters are up all the time and are measured in turns, so that what else happens on the machine happens to both.
+//! Every client is one task with one request in flight; sixteen clients share a connection, connections are dealt out to the
+//! members in turn, for both stores alike. Latencies are from send to answer. Processor time is that of all three members and
+//! that of this program, user and system, for each operation that succeeded: on a machine that does other things too it says
+//! more than a rate.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its table, and its progress")]
 
 mod cluster;
+mod election;
+mod million;
+mod table;
+mod watch;
 mod work;
 
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use comfy_table::{CellAlignment, Table, presets};
 
 use cluster::Cluster;
-use work::{Kind, Outcome};
+use table::{Figure, Report};
+use work::Kind;
 
-/// Load for a cluster of three on loopback.
+/// Load for clusters of three on loopback.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What to measure, one after the other.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "quorate")]
+    /// What to measure; with both the table shows ratios.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "quorate,etcd")]
     against: Vec<Store>,
+    /// Only these measurements, by the beginning of their names: idle, put, range, keep-alive, watch, election, million.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Length of one measurement.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Concurrent clients.
-    #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
+    /// Concurrent clients. Ranges and keep-alives leave out what is above 256.
+    #[arg(long, value_delimiter = ',', default_value = "1,64,256,1000")]
     clients: Vec<usize>,
     /// Bytes of a value.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
-    /// Kinds of work, by the beginning of their names.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Length of the idle measurement before any load.
+    /// Leaders that are killed.
     #[arg(long, default_value_t = 10)]
-    idle_seconds: u64,
+    elections: usize,
+    /// Keys of the measurement "million".
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: usize,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
 }
 
 /// What can be measured.
@@ -49,12 +61,34 @@ pub(crate) enum Store {
     Etcd,
 }
 
+impl Store {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Store::Quorate => "Quorate",
+            Store::Etcd => "etcd",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Markdown, for people.
+    Table,
+    /// One object, for programs.
+    Json,
+}
+
+/// Above this many clients only puts are measured.
+const CLIENTS_OF_READS: usize = 256;
+/// Length of the idle measurement.
+const IDLE: Duration = Duration::from_secs(10);
+
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        // Dropping the run ends its members too.
+        // Dropping the run ends its members too, and removes their directories.
         tokio::select! {
             outcome = run(&cli) => outcome,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
@@ -63,71 +97,107 @@ fn main() -> Result<()> {
     })
 }
 
+impl Cli {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only.as_str()))
+    }
+}
+
 async fn run(cli: &Cli) -> Result<()> {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_header([
-        "store",
-        "work",
-        "clients",
-        "per second",
-        "p50 ms",
-        "p99 ms",
-        "p99.9 ms",
-        "max ms",
-        "errors",
-        "RSS MB",
-        "server µs/op",
-        "client µs/op",
-    ]);
-    for column in 2..12 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
+    let length = Duration::from_secs(cli.seconds);
+    let mut report = Report::default();
+    let kinds = [Kind::Put, Kind::LinearizableRange, Kind::SerializableRange, Kind::KeepAlive];
+    if kinds.iter().any(|kind| cli.wants(kind.name())) || cli.wants("watch") || cli.wants("idle") {
+        let mut clusters = Vec::new();
+        for &store in &cli.against {
+            clusters.push(Cluster::start(store).await?);
         }
-    }
-    for &store in &cli.against {
-        let cluster = Cluster::start(store).await?;
-        let idle = cluster.idle(Duration::from_secs(cli.idle_seconds)).await?;
-        println!("{store:?}, idle for {} s: {idle}", cli.idle_seconds);
-        for kind in [Kind::Put, Kind::LinearizableRange, Kind::SerializableRange, Kind::KeepAlive] {
-            if !cli.only.is_empty() && !cli.only.iter().any(|only| kind.name().starts_with(only.as_str())) {
-                continue;
+        if cli.wants("idle") {
+            progress("idle");
+            for cluster in &clusters {
+                report.idle(cluster.store(), cluster.idle(IDLE).await);
             }
+        }
+        for kind in kinds.into_iter().filter(|kind| cli.wants(kind.name())) {
             for &clients in &cli.clients {
-                let before = (cluster.cpu_seconds(), cluster::cpu_seconds(std::process::id()));
-                let outcome = work::measure(
-                    cluster.endpoints(),
-                    kind,
-                    clients,
-                    cli.value_bytes,
-                    Duration::from_secs(cli.seconds),
-                )
-                .await?;
-                let per_op = 1e6 / outcome.latency_us.len().max(1) as f64;
-                let server = (cluster.cpu_seconds() - before.0) * per_op;
-                let client = (cluster::cpu_seconds(std::process::id()) - before.1) * per_op;
-                let mut cells = row(store, kind, clients, &outcome, cluster.rss_mb());
-                cells.extend([format!("{server:.1}"), format!("{client:.1}")]);
-                table.add_row(cells);
+                if clients > CLIENTS_OF_READS && !matches!(kind, Kind::Put) {
+                    continue;
+                }
+                for cluster in &clusters {
+                    progress(&format!("{}, {clients} clients, {}", kind.name(), cluster.store().name()));
+                    let before = Cost::now(cluster);
+                    let outcome =
+                        work::measure(cluster.endpoints(), kind, clients, cli.value_bytes, length).await?;
+                    report.load(Figure::of(cluster, kind.name(), clients, &outcome, &before));
+                }
             }
         }
-        cluster.stop().await?;
+        if cli.wants("watch") {
+            for cluster in &clusters {
+                progress(&format!("watch, {} watchers, {}", watch::WATCHERS, cluster.store().name()));
+                let before = Cost::now(cluster);
+                let outcome = watch::measure(cluster.endpoints(), cli.value_bytes, length).await?;
+                report.load(Figure::of(cluster, "watch delivery", watch::WATCHERS, &outcome, &before));
+            }
+        }
+        // Free slots and buffers go back when they like: what is left after ten seconds of rest.
+        progress("after the load");
+        tokio::time::sleep(IDLE).await;
+        for cluster in &clusters {
+            report.rest(cluster.store(), cluster.rss_mb());
+        }
+        for cluster in clusters {
+            cluster.stop().await?;
+        }
     }
-    println!("{table}");
+    if cli.wants("election") {
+        let mut clusters = Vec::new();
+        for &store in &cli.against {
+            clusters.push(Cluster::start(store).await?);
+        }
+        for round in 1..=cli.elections {
+            for cluster in &mut clusters {
+                progress(&format!("election {round} of {}, {}", cli.elections, cluster.store().name()));
+                let took = election::measure(cluster).await?;
+                report.election(cluster.store(), took);
+            }
+        }
+    }
+    if cli.wants("million") {
+        // One after the other: the memory of a machine is finite.
+        for &store in &cli.against {
+            progress(&format!("{} keys, {}", cli.keys, store.name()));
+            let outcome = million::measure(store, cli.keys, cli.value_bytes).await?;
+            report.million(store, outcome);
+        }
+    }
+    match cli.format {
+        Format::Table => println!("{}", report.tables(cli.value_bytes, cli.keys)),
+        Format::Json => println!("{}", report.json(cli.value_bytes, cli.keys)),
+    }
     Ok(())
 }
 
-fn row(store: Store, kind: Kind, clients: usize, outcome: &Outcome, rss_mb: f64) -> Vec<String> {
-    let ms = |quantile: f64| format!("{:.2}", outcome.latency_us.value_at_quantile(quantile) as f64 / 1000.0);
-    vec![
-        format!("{store:?}").to_lowercase(),
-        kind.name().to_owned(),
-        clients.to_string(),
-        format!("{:.0}", outcome.latency_us.len() as f64 / outcome.elapsed.as_secs_f64()),
-        ms(0.5),
-        ms(0.99),
-        ms(0.999),
-        format!("{:.2}", outcome.latency_us.max() as f64 / 1000.0),
-        outcome.errors.to_string(),
-        format!("{rss_mb:.0}"),
-    ]
+/// To the terminal, so that the result can be piped.
+fn progress(what: &str) {
+    eprintln!("load: {what}");
+}
+
+/// Processor time so far, in seconds.
+pub(crate) struct Cost {
+    members: f64,
+    client: f64,
+}
+
+impl Cost {
+    fn now(cluster: &Cluster) -> Cost {
+        Cost { members: cluster.cpu_seconds(), client: cluster::cpu_seconds(std::process::id()) }
+    }
+
+    /// (members, client) in microseconds for each of `operations` since `self`.
+    fn per_operation(&self, cluster: &Cluster, operations: u64) -> (f64, f64) {
+        let now = Cost::now(cluster);
+        let share = 1e6 / operations.max(1) as f64;
+        ((now.members - self.members) * share, (now.client - self.client) * share)
+    }
 }

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 /// Clients that share one connection.
-const CLIENTS_PER_CONNECTION: usize = 16;
+pub(crate) const CLIENTS_PER_CONNECTION: usize = 16;
 /// Distinct keys.
 const KEYS: u64 = 10_000;
 
