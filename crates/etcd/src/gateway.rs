@@ -60,6 +60,7 @@ use crate::gateway::body::{Refusal, Values};
 use crate::gateway::routes::{Route, Routes};
 use crate::gateway::transcode::Transcoder;
 use crate::metrics::Answer;
+use crate::status;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -106,7 +107,7 @@ impl Gateway {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
-        let values = Values::new(body, self.limits.body_bytes);
+        let values = Values::new(body, self.limits.body_bytes, self.calls.share());
         let called = if route.is_stream() {
             self.stream(route, metadata(&head.headers), values).await
         } else {
@@ -182,7 +183,7 @@ impl Gateway {
         match tokio::time::timeout(self.limits.body_time, read).await {
             Ok(Err(Refusal::TooDeep)) => Err(route.too_deep()),
             Ok(read) => Ok(read?),
-            Err(_) => Err(error::slow_body()),
+            Err(_) => Err(status::slow_request()),
         }
     }
 

@@ -9,6 +9,9 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use tonic::Status;
 
+use crate::punctual::Share;
+use crate::status;
+
 /// Braces within braces. A transaction may be nested to a depth of 32 (`quorate_state::MAX_TXN_DEPTH`), each at three of
 /// them, and the reader stands 128.
 const MAX_DEPTH: usize = 120;
@@ -22,6 +25,8 @@ pub(crate) enum Refusal {
     TooDeep,
     /// A value, or what follows the only one, has so many bytes already.
     TooLarge(usize, usize),
+    /// All unfinished requests together have too many bytes.
+    TooMuch,
     /// The client has gone, or does not speak HTTP.
     BrokeOff,
 }
@@ -31,10 +36,8 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::Malformed(why) => Status::invalid_argument(why),
             Refusal::TooDeep => Status::invalid_argument("exceeded max depth"),
-            // gRPC's own word for a message over the limit (grpc-go, `rpc_util.go`, `recvMsg`).
-            Refusal::TooLarge(size, limit) => Status::resource_exhausted(format!(
-                "grpc: received message larger than max ({size} vs. {limit})"
-            )),
+            Refusal::TooLarge(size, limit) => status::message_too_large(size, limit),
+            Refusal::TooMuch => status::TOO_MANY_REQUESTS.into(),
             // Nobody will read it.
             Refusal::BrokeOff => Status::cancelled("the request broke off"),
         }
@@ -48,14 +51,16 @@ pub(crate) struct Values<B> {
     buffer: BytesMut,
     scan: Scan,
     limit_bytes: usize,
+    share: Share,
 }
 
 impl<B> Values<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    pub(crate) fn new(body: B, limit_bytes: usize) -> Values<B> {
-        Values { body, buffer: BytesMut::new(), scan: Scan::default(), limit_bytes }
+    /// `share`: what is held of the body is counted there until it is handed on.
+    pub(crate) fn new(body: B, limit_bytes: usize, share: Share) -> Values<B> {
+        Values { body, buffer: BytesMut::new(), scan: Scan::default(), limit_bytes, share }
     }
 
     /// The next value; None at the end of the body. After an error there is no more.
@@ -63,6 +68,7 @@ where
         loop {
             if let Some(end) = self.scan.run(&self.buffer)? {
                 self.scan = Scan::default();
+                self.share.release();
                 return Ok(Some(self.buffer.split_to(end).freeze()));
             }
             let Some(frame) = self.body.frame().await else {
@@ -73,6 +79,7 @@ where
             if size > self.limit_bytes {
                 return Err(Refusal::TooLarge(size, self.limit_bytes));
             }
+            self.share.hold(size).map_err(|_| Refusal::TooMuch)?;
             self.buffer.extend_from_slice(&data);
         }
     }
@@ -169,6 +176,7 @@ mod tests {
     use hyper::body::Frame;
 
     use super::*;
+    use crate::punctual::Unfinished;
 
     /// A body of these pieces.
     fn values(
@@ -177,7 +185,7 @@ mod tests {
     ) -> Values<impl Body<Data = Bytes> + Send + Unpin + use<>> {
         let frames: Vec<Result<Frame<Bytes>, Infallible>> =
             pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
-        Values::new(StreamBody::new(stream::iter(frames)), limit)
+        Values::new(StreamBody::new(stream::iter(frames)), limit, Unfinished::default().share())
     }
 
     async fn all(pieces: &[&'static str]) -> Vec<Result<Bytes, Refusal>> {
