@@ -1,7 +1,12 @@
 //! What the suites share: finding the binaries, asking for what a machine lacks, and starting clusters.
 
+pub mod python;
+pub mod stores;
+
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result};
 use quorate_drill::{Cluster, Spec};
 use tempfile::TempDir;
 
@@ -19,6 +24,54 @@ pub fn binary(name: &str) -> PathBuf {
     let path = test.parent().and_then(Path::parent).expect("target/debug/deps").join(name);
     assert!(path.exists(), "{} was not built: run `cargo xtask test`", path.display());
     path
+}
+
+/// The build directory of the workspace.
+pub(crate) fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    test.ancestors().nth(3).expect("target/debug/deps/test").to_owned()
+}
+
+/// The ids of a system user, when this process is root and can become that user; None: it stays who it is.
+///
+/// # Errors
+/// When there is no such user.
+pub fn user(name: &str) -> Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(name));
+    let line = line.with_context(|| format!("there is no user `{name}`: `cargo xtask setup` brings it"))?;
+    let mut fields = line.split(':').skip(2);
+    let mut id = || fields.next().and_then(|field| field.parse().ok());
+    Ok(id().zip(id()))
+}
+
+/// `127.x.y.` such that `ports` are free on all of `hosts` in it: a setup with fixed ports runs beside others.
+///
+/// # Errors
+/// When a few dozen blocks are all taken.
+pub fn loopback_block(hosts: &[u8], ports: &[u16]) -> Result<String> {
+    let is_free = |block: &str| {
+        let mut addresses = hosts.iter().flat_map(|host| ports.iter().map(move |port| (*host, *port)));
+        addresses.all(|(host, port)| TcpListener::bind((format!("{block}{host}"), port)).is_ok())
+    };
+    let seed = std::process::id();
+    (0..40)
+        .map(|n| format!("127.{}.{}.", 64 + (seed + n) % 128, seed / 128 % 256))
+        .find(|block| is_free(block))
+        .context("no block of loopback addresses has these ports free")
+}
+
+/// What serves etcd's clients, to be followed by etcd's flags or `ETCD_*` variables: `quorate store`, or what
+/// `QUORATE_TESTS_STORE` names.
+#[must_use]
+pub fn store_command() -> Vec<String> {
+    match std::env::var("QUORATE_TESTS_STORE") {
+        Ok(other) => vec![other],
+        Err(_) => vec![binary("quorate").display().to_string(), "store".to_owned()],
+    }
 }
 
 /// A cluster to start, in a directory that is removed at the end.

@@ -67,6 +67,8 @@ pub struct Applied {
     pub revision: Revision,
     /// The index of the chunk's last entry.
     pub index: u64,
+    /// How long it took to apply and write it.
+    pub took: std::time::Duration,
 }
 
 /// What others may look at. The thread writes it, everybody reads.
@@ -285,6 +287,7 @@ impl ApplyThread {
 
     fn apply(&mut self, chunk: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> Result<(), Failure> {
         let Some(last) = chunk.last().map(|(entry, _)| entry.log_id) else { return Ok(()) };
+        let begun = std::time::Instant::now();
         let engine = Arc::clone(&self.engine);
         let mut applier = Applier::new(&*engine as &dyn View);
         let mut membership: Option<StoredMembership> = None;
@@ -316,6 +319,7 @@ impl ApplyThread {
         let mut batch = applier.into_batch();
         self.position(&mut batch, last, membership.as_ref());
         engine.write(&batch)?;
+        let took = begun.elapsed();
 
         let compacted =
             commands.iter().any(|(command, _)| matches!(command.body, Some(quorate_state::Body::Compact(_))));
@@ -330,7 +334,7 @@ impl ApplyThread {
             }
         }
         let revision = quorate_state::revision(&*engine as &dyn View)?;
-        self.observer.applied(Applied { commands, events, revision, index: last.index() });
+        self.observer.applied(Applied { commands, events, revision, index: last.index(), took });
         self.shared.progress.moved_to(last.index());
         for (responder, outcome) in answers {
             responder.send(outcome);

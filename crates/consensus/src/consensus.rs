@@ -25,7 +25,7 @@ use crate::apply_thread::{self, Observer, Shared};
 use crate::error::{ConfirmFailure, MembershipFailure, ProposeFailure, StartFailure, chain};
 use crate::log_store::LogStore;
 use crate::network::{NetworkFactory, Peers};
-use crate::peer_service::{Plugged, Socket};
+use crate::peer_service::{Heard, Plugged, Socket};
 use crate::state_machine::StateMachine;
 use crate::types::{Node, Proposal, Raft, TypeConfig};
 
@@ -160,6 +160,7 @@ struct Inner {
     engine: RwLock<Option<Arc<dyn Engine>>>,
     log: Log,
     socket: Socket,
+    heard: Heard,
     role: watch::Receiver<Role>,
     apply: Mutex<Option<std::thread::JoinHandle<()>>>,
     role_task: tokio::task::JoinHandle<()>,
@@ -194,13 +195,16 @@ impl Consensus {
             observer,
         )?;
         let machine = StateMachine::new(jobs, Arc::clone(&shared));
+        let meter = peers.meter.clone();
         let network = NetworkFactory::new(peers.clone(), options.cluster);
         let raft = Raft::new(options.id, config, network, LogStore::new(log.clone()), machine).await;
         let raft = raft.map_err(|fatal| {
             let state = shared.failure.borrow().clone();
             StartFailure::Raft(state.unwrap_or_else(|| chain(&fatal)))
         })?;
-        socket.plug(Plugged { cluster: options.cluster, id: options.id, raft: raft.clone(), snapshots });
+        let (cluster, id) = (options.cluster, options.id);
+        let heard = Heard::default();
+        socket.plug(Plugged { cluster, id, raft: raft.clone(), snapshots, meter, heard: Arc::clone(&heard) });
 
         let (send, role) = watch::channel(Role::default());
         let metrics = follow_metrics(raft.clone(), log.clone(), peers, send, shared.failure.clone());
@@ -215,6 +219,7 @@ impl Consensus {
             engine,
             log,
             socket,
+            heard,
             role,
             apply,
             role_task,
@@ -239,6 +244,22 @@ impl Consensus {
     #[must_use]
     pub fn leads(&self) -> bool {
         self.inner.role.borrow().leader == Some(self.inner.id)
+    }
+
+    /// How long nothing has confirmed the leader that [`Consensus::role`] names: to a follower, a message of it; to the
+    /// leader, answers of a quorum. None: nothing has yet.
+    #[must_use]
+    pub fn silence(&self) -> Option<Duration> {
+        if !self.leads() {
+            return self.inner.heard.lock().map(|at| at.elapsed());
+        }
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        if voters.all(|id| id == self.inner.id) {
+            return Some(Duration::ZERO);
+        }
+        metrics.last_quorum_acked.as_ref().map(|at| at.elapsed())
     }
 
     /// The index that has been applied here.
@@ -289,6 +310,14 @@ impl Consensus {
     #[must_use]
     pub fn database_bytes(&self) -> u64 {
         self.engine().map_or(0, |engine| engine.size_bytes())
+    }
+
+    /// The last index known here to be committed.
+    #[must_use]
+    pub fn committed_index(&self) -> u64 {
+        let metrics = self.inner.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.local_committed.as_ref().map_or(0, openraft::LogId::index)
     }
 
     /// Bytes of the log on disk.
@@ -544,7 +573,14 @@ impl Consensus {
         }
         let apply = self.inner.apply.lock().take();
         let log = self.inner.log.clone();
-        let engine = self.inner.engine.write().take();
+        let mut engine = self.inner.engine.write().take();
+        if self.inner.shared.failure.borrow().is_some()
+            && let Some(engine) = engine.take()
+        {
+            // After an I/O error sled's flush may never return, and its database is only a view that the log makes again: it is
+            // closed by a thread that nobody waits for.
+            std::thread::spawn(move || drop(engine));
+        }
         let closing = tokio::task::spawn_blocking(move || {
             // The core has dropped its end of the queue, so the thread ends after what it is doing.
             if let Some(apply) = apply

@@ -20,11 +20,11 @@
 //! yields the first one; a connect that fails before anybody asks for a request would never wait. So the first request is
 //! taken before the connection is looked at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -36,6 +36,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
+use prost::Message;
 use quorate_wire::raft as wire;
 use quorate_wire::raft::peer_client::PeerClient;
 use quorate_wire::raft::raft_client::RaftClient;
@@ -91,12 +92,25 @@ pub struct Peers {
     tls: Option<quorate_tls::Client>,
     /// By cluster and member.
     lines: Arc<Mutex<HashMap<(u64, u64), Arc<Line>>>>,
+    pub(crate) meter: Option<Arc<dyn Meter>>,
 }
 
 impl Default for Peers {
     fn default() -> Peers {
         Peers::new()
     }
+}
+
+/// Hears what goes over the connections to peers: it must not block.
+pub trait Meter: Send + Sync + 'static {
+    /// A heartbeat was answered.
+    fn round_trip(&self, peer: u64, took: Duration);
+    /// Entries, or a heartbeat, were sent.
+    fn sent(&self, peer: u64, bytes: usize);
+    /// Entries, or a heartbeat, came in.
+    fn received(&self, peer: u64, bytes: usize);
+    /// A stream could not be opened, or a heartbeat stayed without an answer on a connection that is there.
+    fn failed(&self, peer: u64, heartbeat: bool);
 }
 
 /// Why a question to a peer has no answer.
@@ -117,13 +131,21 @@ impl Peers {
     /// No connection yet.
     #[must_use]
     pub fn new() -> Peers {
-        Peers { channels: Arc::default(), addresses: Arc::default(), lines: Arc::default(), tls: None }
+        let addresses = Arc::default();
+        Peers { channels: Arc::default(), addresses, lines: Arc::default(), tls: None, meter: None }
     }
 
     /// The same, for peers whose URLs begin with `https`: each new connection is opened by the certificates of that moment.
     #[must_use]
     pub fn with_tls(tls: quorate_tls::Client) -> Peers {
         Peers { tls: Some(tls), ..Peers::new() }
+    }
+
+    /// The same connections, with somebody who counts what goes over them.
+    #[must_use]
+    pub fn metered(mut self, meter: Arc<dyn Meter>) -> Peers {
+        self.meter = Some(meter);
+        self
     }
 
     /// Takes over the URLs of the membership in force.
@@ -315,6 +337,9 @@ impl Network {
     fn note<T>(&mut self, opened: &Result<T, RPCError<TypeConfig>>) {
         let now = if opened.is_ok() { Link::Up } else { Link::Lost };
         let before = std::mem::replace(&mut self.link, now);
+        if let (Link::Lost, Some(meter)) = (now, &self.peers.meter) {
+            meter.failed(self.target, false);
+        }
         // Entries and heartbeats go to the same peer: one of them speaks.
         if self.lane != Lane::Append || before == now {
             return;
@@ -408,6 +433,50 @@ fn vote_response_from_wire(
     Ok(VoteResponse::new(vote, last, response.granted))
 }
 
+/// What is under way on one stream.
+struct Traffic {
+    unanswered: AtomicU64,
+    target: u64,
+    meter: Option<Arc<dyn Meter>>,
+    /// When each request left, on the lane of heartbeats: entries wait for a disk, and their time says nothing of the network.
+    left: Option<Mutex<VecDeque<Instant>>>,
+}
+
+impl Traffic {
+    fn new(network: &Network) -> Traffic {
+        let meter = network.peers.meter.clone();
+        let is_timed = network.lane == Lane::Urgent && meter.is_some();
+        Traffic {
+            unanswered: AtomicU64::new(0),
+            target: network.target,
+            meter,
+            left: is_timed.then(Mutex::default),
+        }
+    }
+
+    fn sent(&self, message: &wire::AppendRequest) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        if let Some(meter) = &self.meter {
+            meter.sent(self.target, message.encoded_len());
+        }
+        if let Some(left) = &self.left {
+            left.lock().push_back(Instant::now());
+        }
+    }
+
+    fn answered(&self) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        let left = self.left.as_ref().and_then(|left| left.lock().pop_front());
+        if let (Some(meter), Some(left)) = (&self.meter, left) {
+            meter.round_trip(self.target, left.elapsed());
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) > 0
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for Network {
     type SnapshotData = SnapshotFile;
 
@@ -418,10 +487,17 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let input = futures_util::stream::once(std::future::ready(request));
         let deadline = option.soft_ttl();
+        let meter = self.peers.meter.clone().filter(|_| self.lane == Lane::Urgent);
+        let target = self.target;
         let mut output = self.stream_append(Box::pin(input), option).await?;
         match tokio::time::timeout(deadline, output.next()).await {
             Ok(Some(result)) => Ok(result?.into()),
-            Ok(None) | Err(_) => Err(RPCError::Network(NetworkError::from_string("no answer"))),
+            Ok(None) | Err(_) => {
+                if let Some(meter) = meter {
+                    meter.failed(target, true);
+                }
+                Err(RPCError::Network(NetworkError::from_string("no answer")))
+            }
         }
     }
 
@@ -445,31 +521,32 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 let nothing: BoxStream<'s, _> = Box::pin(futures_util::stream::empty());
                 return Ok(nothing);
             };
-            let unanswered = Arc::new(AtomicU64::new(0));
-            let counter = Arc::clone(&unanswered);
+            let traffic = Arc::new(Traffic::new(self));
+            let outgoing = Arc::clone(&traffic);
             let requests = futures_util::stream::once(std::future::ready(first)).chain(input);
             let requests = requests.map(move |request| {
-                counter.fetch_add(1, Ordering::Relaxed);
-                append_to_wire(&request)
+                let message = append_to_wire(&request);
+                outgoing.sent(&message);
+                message
             });
             let mut client = self.client(self.lane)?;
             let opened = within(SETUP, client.append(self.request(requests))).await;
             self.note(&opened);
             let responses = opened?;
-            let answers = futures_util::stream::unfold(Some((responses, unanswered)), |state| async move {
-                let (mut responses, unanswered) = state?;
+            let answers = futures_util::stream::unfold(Some((responses, traffic)), |state| async move {
+                let (mut responses, traffic) = state?;
                 let mut stalled = false;
                 loop {
                     match tokio::time::timeout(PROGRESS, responses.message()).await {
                         Ok(Ok(Some(response))) => {
-                            unanswered.fetch_sub(1, Ordering::Relaxed);
+                            traffic.answered();
                             let answer = append_from_wire(response);
                             let end = !matches!(answer, Ok(Ok(_)));
-                            return Some((answer, (!end).then_some((responses, unanswered))));
+                            return Some((answer, (!end).then_some((responses, traffic))));
                         }
                         Ok(Ok(None)) => return None,
                         Ok(Err(status)) => return Some((Err(rpc_error(&status)), None)),
-                        Err(_) if unanswered.load(Ordering::Relaxed) == 0 => stalled = false,
+                        Err(_) if !traffic.is_waiting() => stalled = false,
                         Err(_) if !stalled => stalled = true,
                         Err(_) => {
                             let error = NetworkError::from_string(format!("no progress for {PROGRESS:?}"));

@@ -17,6 +17,7 @@ use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest,
 };
 use parking_lot::RwLock;
+use prost::Message;
 use quorate_storage::Snapshots;
 use quorate_wire::raft as wire;
 use quorate_wire::raft::peer_server::PeerServer as PeerGrpc;
@@ -30,7 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::convert::{self, Malformed};
 use crate::conversation::Conversation;
 use crate::error::BindFailure;
-use crate::network::{CLUSTER, MAX_MESSAGE, TARGET};
+use crate::network::{CLUSTER, MAX_MESSAGE, Meter, TARGET};
 use crate::state_machine::SnapshotFile;
 use crate::types::{Raft, Snapshot, SnapshotMeta, TypeConfig};
 
@@ -59,7 +60,12 @@ pub(crate) struct Plugged {
     pub(crate) id: u64,
     pub(crate) raft: Raft,
     pub(crate) snapshots: Snapshots,
+    pub(crate) meter: Option<Arc<dyn Meter>>,
+    pub(crate) heard: Heard,
 }
+
+/// When this member last took a message of the leader that it follows.
+pub(crate) type Heard = Arc<parking_lot::Mutex<Option<tokio::time::Instant>>>;
 
 /// Where a started Raft is plugged in. Cheap to clone.
 #[derive(Clone)]
@@ -293,21 +299,34 @@ impl wire::raft_server::Raft for Service {
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<Appended>, Status> {
         let plugged = self.meant_for_us(&request)?;
+        let meter = plugged.meter.clone();
         // The stream ends at the first message that cannot be read; the leader opens another one.
-        let requests = request.into_inner().map(|message| match message.map(append_from_wire) {
-            Ok(Ok(append)) => Some(append),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "an append from a peer was dropped");
-                None
+        let requests = request.into_inner().map(move |message| {
+            match message.map(|append| {
+                if let (Some(meter), Some(vote)) = (&meter, &append.vote) {
+                    meter.received(vote.node, append.encoded_len());
+                }
+                append_from_wire(append)
+            }) {
+                Ok(Ok(append)) => Some(append),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "an append from a peer was dropped");
+                    None
+                }
+                Err(_) => None,
             }
-            Err(_) => None,
         });
         let requests =
             requests.take_while(|append| std::future::ready(append.is_some())).filter_map(std::future::ready);
         let requests = requests.take_until(self.socket.ended());
-        let responses = plugged.raft.stream_append(requests).map(|answer| {
+        let heard = Arc::clone(&plugged.heard);
+        let responses = plugged.raft.stream_append(requests).map(move |answer| {
             use wire::append_response::Result as Wire;
-            let result = match answer.map_err(|fatal| stopped(&fatal))? {
+            let answer = answer.map_err(|fatal| stopped(&fatal))?;
+            if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
+                *heard.lock() = Some(tokio::time::Instant::now());
+            }
+            let result = match answer {
                 Ok(at) => Wire::Matched(wire::Matched { at: at.as_ref().map(convert::position_to_wire) }),
                 Err(StreamAppendError::Conflict(at)) => Wire::Conflict(convert::position_to_wire(&at)),
                 Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVote(convert::vote_to_wire(&vote)),

@@ -1,6 +1,9 @@
-//! `etcdserverpb.Cluster`: who the members are.
+//! `etcdserverpb.Cluster`: who the members are, and changes of that.
 //!
-//! The headers carry no revision, as etcd's do: membership is not key-value state. Changes are refused for now.
+//! The headers carry no revision, as etcd's do: membership is not key-value state. Every change is judged and made by the
+//! leader, whichever member is asked; the answer's list is this member's, which has seen the change by then.
+//!
+//! A member has one peer URL here. A list of several is refused rather than cut: who gives two expects both to be tried.
 
 use std::sync::Arc;
 
@@ -8,7 +11,7 @@ use quorate_wire::etcdserverpb::cluster_server::Cluster;
 use quorate_wire::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
-    MemberUpdateResponse,
+    MemberUpdateResponse, ResponseHeader,
 };
 use tonic::{Request, Response, Status};
 
@@ -28,8 +31,26 @@ fn member(member: quorate_node::Member) -> Member {
     }
 }
 
+fn only(urls: &[String]) -> Result<&str, Status> {
+    match urls {
+        [url] => Ok(url.trim_end_matches('/')),
+        _ => Err(status::BAD_MEMBER_URLS.into()),
+    }
+}
+
+impl ClusterService {
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(header::without_revision(self.0.handle.header()))
+    }
+
+    fn list(&self) -> Vec<Member> {
+        self.0.handle.members().into_iter().map(member).collect()
+    }
+}
+
 #[tonic::async_trait]
 impl Cluster for ClusterService {
+    /// Not linearizable, it needs neither a leader nor a quorum.
     async fn member_list(
         &self,
         request: Request<MemberListRequest>,
@@ -39,34 +60,64 @@ impl Cluster for ClusterService {
         if request.into_inner().linearizable {
             handle.read_barrier(options.request_timeout).await.map_err(|error| status::of_read(&error))?;
         }
-        Ok(Response::new(MemberListResponse {
-            header: Some(header::without_revision(handle.header())),
-            members: handle.members().into_iter().map(member).collect(),
-        }))
+        Ok(Response::new(MemberListResponse { header: self.header(), members: self.list() }))
     }
 
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        Err(status::unserved("MemberAdd"))
+    async fn member_add(
+        &self,
+        request: Request<MemberAddRequest>,
+    ) -> Result<Response<MemberAddResponse>, Status> {
+        self.0.admit(request.metadata())?;
+        let MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
+        let Context { handle, options, .. } = &*self.0;
+        let added = handle
+            .add_member(only(&peer_ur_ls)?, is_learner, options.request_timeout)
+            .await
+            .map_err(|error| status::of_member(&error))?;
+        Ok(Response::new(MemberAddResponse {
+            header: self.header(),
+            member: Some(member(added)),
+            members: self.list(),
+        }))
     }
 
     async fn member_remove(
         &self,
-        _: Request<MemberRemoveRequest>,
+        request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        Err(status::unserved("MemberRemove"))
+        self.0.admit(request.metadata())?;
+        let id = request.into_inner().id;
+        let Context { handle, options, .. } = &*self.0;
+        handle.remove_member(id, options.request_timeout).await.map_err(|error| status::of_member(&error))?;
+        Ok(Response::new(MemberRemoveResponse { header: self.header(), members: self.list() }))
     }
 
+    /// Whether the member votes is no part of this, and stays as it is (etcd forgets it).
     async fn member_update(
         &self,
-        _: Request<MemberUpdateRequest>,
+        request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        Err(status::unserved("MemberUpdate"))
+        self.0.admit(request.metadata())?;
+        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        let Context { handle, options, .. } = &*self.0;
+        handle
+            .update_member(id, only(&peer_ur_ls)?, options.request_timeout)
+            .await
+            .map_err(|error| status::of_member(&error))?;
+        Ok(Response::new(MemberUpdateResponse { header: self.header(), members: self.list() }))
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        Err(status::unserved("MemberPromote"))
+        self.0.admit(request.metadata())?;
+        let id = request.into_inner().id;
+        let Context { handle, options, .. } = &*self.0;
+        handle
+            .promote_member(id, options.request_timeout)
+            .await
+            .map_err(|error| status::of_member(&error))?;
+        Ok(Response::new(MemberPromoteResponse { header: self.header(), members: self.list() }))
     }
 }

@@ -13,10 +13,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_node::Handle;
+use quorate_node::{Credential, Handle};
 use tokio::sync::{Notify, watch};
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
 
 use crate::server::ServerOptions;
 use crate::status;
@@ -26,7 +26,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One per server, shared by its services.
 pub(crate) struct Context {
+    /// Acts for a client that showed nothing: what a service asks without saying for whom is refused while
+    /// authentication is on. See [`Context::caller`].
     pub(crate) handle: Handle,
+    /// The server's own: for what it asks for itself.
+    pub(crate) own: Handle,
     pub(crate) options: ServerOptions,
     stopping: watch::Receiver<bool>,
     /// False once no quorum has answered for a while. Its receivers are the streams that want to know.
@@ -41,7 +45,8 @@ impl Context {
         stopping: watch::Receiver<bool>,
     ) -> Arc<Context> {
         let context = Arc::new(Context {
-            handle,
+            handle: handle.as_client(Credential::None),
+            own: handle,
             options,
             stopping,
             led: watch::Sender::new(true),
@@ -49,6 +54,12 @@ impl Context {
         });
         tokio::spawn(confirm_leader(context.clone()));
         context
+    }
+
+    /// A handle that acts for who calls, as noted by [`crate::access::Gate`].
+    pub(crate) fn caller<T>(&self, request: &Request<T>) -> Handle {
+        let credential = request.extensions().get::<Credential>().cloned().unwrap_or_default();
+        self.handle.as_client(credential)
     }
 
     /// Entry check of every call. Unary calls are checked here only; what they go on to do has a deadline anyway.

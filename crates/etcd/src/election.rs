@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use quorate_node::{Observer, Office};
+use quorate_node::{Handle, Observer, Office};
 use quorate_state::KeyValue;
 use quorate_wire::v3electionpb::election_server::Election;
 use quorate_wire::v3electionpb::{
@@ -27,9 +27,9 @@ use crate::{convert, header, status};
 pub(crate) struct ElectionService(pub(crate) Arc<Context>);
 
 impl ElectionService {
-    fn office(&self, leader: Option<LeaderKey>) -> Result<Office, Status> {
+    fn office(&self, caller: &Handle, leader: Option<LeaderKey>) -> Result<Office, Status> {
         let LeaderKey { key, rev, lease, .. } = leader.ok_or(status::MISSING_LEADER_KEY)?;
-        Ok(Office::resume(&self.0.handle, key, rev, lease))
+        Ok(Office::resume(caller, key, rev, lease))
     }
 
     fn leader(&self, kv: KeyValue) -> LeaderResponse {
@@ -48,9 +48,9 @@ impl Election for ElectionService {
     ) -> Result<Response<CampaignResponse>, Status> {
         self.0.admit(request.metadata())?;
         let requires_leader = requires_leader(request.metadata());
+        let handle = self.0.caller(&request);
         let CampaignRequest { name, lease, value } = request.into_inner();
-        let lease = session(&self.0, lease).await?;
-        let handle = &self.0.handle;
+        let lease = session(&self.0, &handle, lease).await?;
         let turn = handle.campaign(name.clone(), lease, value, self.0.options.request_timeout);
         let office = wait(&self.0, requires_leader, turn, status::NOT_ELECTED).await?;
         let leader = LeaderKey { name, key: office.key().clone(), rev: office.revision(), lease };
@@ -63,8 +63,9 @@ impl Election for ElectionService {
         request: Request<ProclaimRequest>,
     ) -> Result<Response<ProclaimResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let ProclaimRequest { leader, value } = request.into_inner();
-        let office = self.office(leader)?;
+        let office = self.office(&caller, leader)?;
         let applied = office
             .proclaim(value, self.0.options.request_timeout)
             .await
@@ -75,8 +76,9 @@ impl Election for ElectionService {
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let LeaderRequest { name } = request.into_inner();
-        let found = self.0.handle.elected(name, self.0.options.request_timeout).await;
+        let found = caller.elected(name, self.0.options.request_timeout).await;
         let found = found.map_err(|error| status::in_server(status::of_read(&error)))?;
         let kv = found.ok_or(status::NOBODY_ELECTED)?;
         Ok(Response::new(self.leader(kv)))
@@ -88,8 +90,9 @@ impl Election for ElectionService {
     ) -> Result<Response<Self::ObserveStream>, Status> {
         self.0.admit(request.metadata())?;
         let requires_leader = requires_leader(request.metadata());
+        let caller = self.0.caller(&request);
         let LeaderRequest { name } = request.into_inner();
-        let observer = self.0.handle.observe(name, self.0.options.request_timeout);
+        let observer = caller.observe(name, self.0.options.request_timeout);
         let service = ElectionService(self.0.clone());
         let first = Some((service, observer));
         // An item is made when the client has room for it: a slow observer costs its watch and nothing more.
@@ -104,7 +107,8 @@ impl Election for ElectionService {
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, Status> {
         self.0.admit(request.metadata())?;
-        let office = self.office(request.into_inner().leader)?;
+        let caller = self.0.caller(&request);
+        let office = self.office(&caller, request.into_inner().leader)?;
         let applied = office
             .resign(self.0.options.request_timeout)
             .await

@@ -56,10 +56,11 @@ use tonic::client::Grpc;
 use tonic::metadata::MetadataMap;
 
 use crate::calls::Calls;
-use crate::gateway::body::Values;
+use crate::gateway::body::{Refusal, Values};
 use crate::gateway::routes::{Route, Routes};
 use crate::gateway::transcode::Transcoder;
 use crate::metrics::Answer;
+use crate::status;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -106,7 +107,7 @@ impl Gateway {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
-        let values = Values::new(body, self.limits.body_bytes);
+        let values = Values::new(body, self.limits.body_bytes, self.calls.share());
         let called = if route.is_stream() {
             self.stream(route, metadata(&head.headers), values).await
         } else {
@@ -124,7 +125,7 @@ impl Gateway {
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let message = route.read(self.in_time(values.only()).await?)?;
+        let message = route.read(self.in_time(route, values.only()).await?)?;
         let mut request = tonic::Request::new(message);
         *request.metadata_mut() = metadata;
         let response = self.grpc().unary(request, route.path(), Transcoder::one(route)).await?;
@@ -145,13 +146,13 @@ impl Gateway {
         let transcoder = Transcoder::lines(route);
         let called = if route.takes_stream() {
             // The first is read before anything else, so that what cannot be read gets an ordinary answer.
-            let first =
-                self.in_time(values.next()).await?.map(|value| route.read(Some(value))).transpose()?;
+            let first = self.in_time(route, values.next()).await?;
+            let first = first.map(|value| route.read(Some(value))).transpose()?;
             let mut request = tonic::Request::new(requests(first, route.clone(), values, gone));
             *request.metadata_mut() = metadata;
             grpc.streaming(request, route.path(), transcoder).await?
         } else {
-            let mut request = tonic::Request::new(route.read(self.in_time(values.only()).await?)?);
+            let mut request = tonic::Request::new(route.read(self.in_time(route, values.only()).await?)?);
             *request.metadata_mut() = metadata;
             grpc.server_streaming(request, route.path(), transcoder).await?
         };
@@ -174,9 +175,16 @@ impl Gateway {
         Ok(respond(StreamBody::new(lines.map(|line| Ok(Frame::data(line))))))
     }
 
-    async fn in_time<T>(&self, read: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let read = tokio::time::timeout(self.limits.body_time, read).await;
-        read.unwrap_or_else(|_| Err(error::slow_body()))
+    async fn in_time<T>(
+        &self,
+        route: &Route,
+        read: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Status> {
+        match tokio::time::timeout(self.limits.body_time, read).await {
+            Ok(Err(Refusal::TooDeep)) => Err(route.too_deep()),
+            Ok(read) => Ok(read?),
+            Err(_) => Err(status::slow_request()),
+        }
     }
 
     fn grpc(&self) -> Grpc<Calls> {
@@ -198,16 +206,18 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     let rest = stream::unfold((values, route, gone), |(mut values, route, gone)| async move {
-        let read = values.next().await;
-        match read.and_then(|value| value.map(|value| route.read(Some(value))).transpose()) {
-            Ok(Some(message)) => return Some((message, (values, route, gone))),
-            Ok(None) => {}
-            Err(_) => {
-                if !values.drain().await {
-                    // Nobody listens any more: then nothing is left to be ended.
-                    let _ = gone.send(());
-                }
-            }
+        let ended = match values.next().await {
+            Ok(Some(value)) => match route.read(Some(value)) {
+                Ok(message) => return Some((message, (values, route, gone))),
+                Err(_) => values.drain().await,
+            },
+            Ok(None) => Ok(()),
+            Err(Refusal::BrokeOff) => Err(Refusal::BrokeOff),
+            Err(_) => values.drain().await,
+        };
+        if ended.is_err() {
+            // Nobody listens any more: then nothing is left to be ended.
+            let _ = gone.send(());
         }
         None
     });

@@ -20,6 +20,7 @@ use quorate_wire::v3electionpb::election_server::ElectionServer;
 use quorate_wire::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
 
+use crate::access::Gate;
 use crate::auth::AuthService;
 use crate::calls::Calls;
 use crate::cluster::ClusterService;
@@ -44,8 +45,7 @@ const JSON_EXPANSION: usize = 2;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const OPENMETRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const METRICS: HeaderValue = HeaderValue::from_static(crate::metrics::TEXT_FORM);
 
 /// One per server; a clone per connection.
 #[derive(Clone)]
@@ -69,7 +69,8 @@ impl Http {
             .add_service(AuthServer::new(AuthService(context.clone())).max_decoding_message_size(limit))
             .add_service(LockServer::new(LockService(context.clone())).max_decoding_message_size(limit))
             .add_service(ElectionServer::new(ElectionService(context.clone())).max_decoding_message_size(limit));
-        let calls = Calls::new(grpc, metrics.clone());
+        let gate = Gate::new(context.handle.clone(), context.options.request_timeout);
+        let calls = Calls::new(grpc, gate, metrics.clone(), context.options.body_timeout);
         let limits = Limits { body_bytes: limit * JSON_EXPANSION, body_time: context.options.body_timeout };
         Http { gateway: Gateway::new(calls.clone(), limits), calls, context, metrics }
     }
@@ -120,7 +121,7 @@ impl Http {
         match path {
             "/health" => self.health(&query).await,
             "/metrics" => {
-                respond(StatusCode::OK, OPENMETRICS, self.metrics.encode(&self.context.handle.metrics()))
+                respond(StatusCode::OK, METRICS, self.metrics.encode(&self.context.handle.metrics()))
             }
             // Known, and nothing else is left.
             _ => {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use quorate_node::Handle;
 use quorate_state::{Body, Compact, ReplyBody, Revision, Txn};
 use quorate_wire::etcdserverpb::kv_server::Kv;
 use quorate_wire::etcdserverpb::{
@@ -27,9 +28,9 @@ struct Answer {
 }
 
 impl KvService {
-    async fn propose(&self, body: Body) -> Result<Answer, Status> {
+    async fn propose(&self, caller: &Handle, body: Body) -> Result<Answer, Status> {
         let Context { handle, options, .. } = &*self.0;
-        let applied = handle
+        let applied = caller
             .propose(convert::command(body), options.request_timeout)
             .await
             .map_err(|error| status::of_proposal(&error))?;
@@ -41,10 +42,10 @@ impl KvService {
 
     /// A transaction that cannot write needs no log entry: a read index and one instant of this member's state will do
     /// (etcd from 3.5, `server/etcdserver/v3_server.go`, `Txn`).
-    async fn read_txn(&self, txn: Txn) -> Result<TxnResponse, Status> {
+    async fn read_txn(&self, caller: &Handle, txn: Txn) -> Result<TxnResponse, Status> {
         let Context { handle, options, .. } = &*self.0;
         let serializable = txn.is_serializable();
-        let reply = handle
+        let reply = caller
             .read_txn(txn, serializable, options.request_timeout)
             .await
             .map_err(|error| status::of_read(&error))?;
@@ -63,10 +64,11 @@ impl KvService {
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let request = request.into_inner();
         validate::range(&request)?;
         let Context { handle, options, .. } = &*self.0;
-        let reply = handle
+        let reply = caller
             .range(convert::range(request), options.request_timeout)
             .await
             .map_err(|error| status::of_read(&error))?;
@@ -76,10 +78,11 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let request = request.into_inner();
         validate::put(&request)?;
         self.fits(&request)?;
-        let answer = self.propose(Body::Put(convert::put(request))).await?;
+        let answer = self.propose(&caller, Body::Put(convert::put(request))).await?;
         let ReplyBody::Put(reply) = answer.body else { return Err(status::MALFORMED_REPLY.into()) };
         Ok(Response::new(convert::put_reply(reply, answer.header)))
     }
@@ -89,24 +92,26 @@ impl Kv for KvService {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let request = request.into_inner();
         validate::delete_range(&request)?;
         self.fits(&request)?;
-        let answer = self.propose(Body::DeleteRange(convert::delete_range(request))).await?;
+        let answer = self.propose(&caller, Body::DeleteRange(convert::delete_range(request))).await?;
         let ReplyBody::DeleteRange(reply) = answer.body else { return Err(status::MALFORMED_REPLY.into()) };
         Ok(Response::new(convert::delete_reply(reply, answer.header)))
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let request = request.into_inner();
         validate::txn(&request, self.0.options.max_txn_ops)?;
         self.fits(&request)?;
         let txn = convert::txn(request)?;
         if txn.is_read_only() {
-            return self.read_txn(txn).await.map(Response::new);
+            return self.read_txn(&caller, txn).await.map(Response::new);
         }
-        let answer = self.propose(Body::Txn(txn)).await?;
+        let answer = self.propose(&caller, Body::Txn(txn)).await?;
         let ReplyBody::Txn(reply) = answer.body else { return Err(status::MALFORMED_REPLY.into()) };
         Ok(Response::new(convert::txn_reply(reply, answer.revision, answer.header)?))
     }
@@ -116,8 +121,9 @@ impl Kv for KvService {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let CompactionRequest { revision, physical } = request.into_inner();
-        let answer = self.propose(Body::Compact(Compact { revision, physical })).await?;
+        let answer = self.propose(&caller, Body::Compact(Compact { revision, physical })).await?;
         Ok(Response::new(CompactionResponse { header: Some(answer.header) }))
     }
 }

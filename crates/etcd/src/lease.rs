@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
+use quorate_node::Handle;
 use quorate_state::{Body, LeaseRevoke};
 use quorate_wire::etcdserverpb::lease_server::Lease;
 use quorate_wire::etcdserverpb::{
@@ -49,10 +50,9 @@ fn whole_seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
-async fn renew(context: Arc<Context>, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+async fn renew(context: Arc<Context>, caller: Handle, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
     let header = header::full(context.handle.header());
-    let renewal = context
-        .handle
+    let renewal = caller
         .renew_lease(id, context.options.request_timeout)
         .await
         .map_err(|error| status::of_read(&error))?;
@@ -69,11 +69,12 @@ impl Lease for LeaseService {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         validate::lease_ttl(ttl)?;
         let Context { handle, options, .. } = &*self.0;
         let ttl = granted(ttl, options);
-        let id = handle
+        let id = caller
             .grant_lease((id != 0).then_some(id), ttl, options.request_timeout)
             .await
             .map_err(|error| status::of_proposal(&error))?;
@@ -90,10 +91,11 @@ impl Lease for LeaseService {
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let LeaseRevokeRequest { id } = request.into_inner();
         let Context { handle, options, .. } = &*self.0;
-        let applied = handle
-            .propose(convert::command(Body::LeaseRevoke(LeaseRevoke { id })), options.request_timeout)
+        let applied = caller
+            .propose(convert::command(Body::LeaseRevoke(LeaseRevoke { id, judged: None })), options.request_timeout)
             .await
             .map_err(|error| status::of_proposal(&error))?;
         let header = header::applied(handle.header(), applied.reply.revision, applied.term);
@@ -107,11 +109,12 @@ impl Lease for LeaseService {
         self.0.admit(request.metadata())?;
         let leaderless = self.0.leaderless(requires_leader(request.metadata()));
         let context = self.0.clone();
+        let caller = self.0.caller(&request);
         let answers = request
             .into_inner()
             .map(move |request| {
-                let context = context.clone();
-                async move { renew(context, request?.id).await }
+                let (context, caller) = (context.clone(), caller.clone());
+                async move { renew(context, caller, request?.id).await }
             })
             .buffered(CONCURRENT_RENEWALS);
         // Whichever comes first ends the stream, with its reason as the last item.
@@ -130,9 +133,10 @@ impl Lease for LeaseService {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let caller = self.0.caller(&request);
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         let Context { handle, options, .. } = &*self.0;
-        let found = handle
+        let found = caller
             .lease_time_to_live(id, keys, options.request_timeout)
             .await
             .map_err(|error| status::of_read(&error))?;
@@ -150,7 +154,12 @@ impl Lease for LeaseService {
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
         self.0.admit(request.metadata())?;
-        let leases = self.0.handle.leases(self.0.options.request_timeout).await.map_err(|error| status::of_read(&error))?;
+        let leases = self
+            .0
+            .caller(&request)
+            .leases(self.0.options.request_timeout)
+            .await
+            .map_err(|error| status::of_read(&error))?;
         Ok(Response::new(LeaseLeasesResponse {
             header: Some(header::full(self.0.handle.header())),
             leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),

@@ -43,6 +43,7 @@
 //! Sources: etcd's `server/etcdserver/api/v3rpc`, `api/v3rpc/rpctypes/error.go` and `server/embed/serve.go` for the
 //! behaviour, each rule with its file where it is used.
 
+mod access;
 mod auth;
 mod authority;
 mod calls;
@@ -60,11 +61,14 @@ mod lease;
 mod lock;
 mod maintenance;
 mod metrics;
+mod punctual;
+mod process_metrics;
 mod server;
 mod status;
 mod validate;
 mod watch;
 mod watcher;
+mod words;
 
 pub use server::{BindError, Server, ServerOptions};
 

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_node::HoldError;
+use quorate_node::{Handle, HoldError};
 use quorate_state::{Command, LeaseId};
 use quorate_wire::v3lockpb::lock_server::Lock;
 use quorate_wire::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
@@ -28,12 +28,12 @@ const SESSION: Duration = Duration::from_secs(60);
 pub(crate) struct LockService(pub(crate) Arc<Context>);
 
 /// The lease that a request hangs on: its own, or a new one that ends by itself.
-pub(crate) async fn session(context: &Context, lease: LeaseId) -> Result<LeaseId, Status> {
+pub(crate) async fn session(context: &Context, caller: &Handle, lease: LeaseId) -> Result<LeaseId, Status> {
     if lease != 0 {
         return Ok(lease);
     }
     let timeout = context.options.request_timeout;
-    let granted = context.handle.grant_lease(None, SESSION, timeout).await;
+    let granted = caller.grant_lease(None, SESSION, timeout).await;
     Ok(granted.map_err(|error| status::in_server(status::of_proposal(&error)))?)
 }
 
@@ -59,9 +59,9 @@ impl Lock for LockService {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
         self.0.admit(request.metadata())?;
         let requires_leader = requires_leader(request.metadata());
+        let handle = self.0.caller(&request);
         let LockRequest { name, lease } = request.into_inner();
-        let lease = session(&self.0, lease).await?;
-        let handle = &self.0.handle;
+        let lease = session(&self.0, &handle, lease).await?;
         let turn = handle.lock(name, lease, self.0.options.request_timeout);
         let lock = wait(&self.0, requires_leader, turn, status::SESSION_EXPIRED).await?;
         let header = Some(header::full(handle.header()));
@@ -70,12 +70,12 @@ impl Lock for LockService {
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
         self.0.admit(request.metadata())?;
+        let handle = self.0.caller(&request);
         let UnlockRequest { key } = request.into_inner();
         if key.is_empty() {
             return Err(status::in_server(status::EMPTY_KEY).into());
         }
         // etcd deletes the key whoever holds by it, and finds nothing wrong with one that is not there.
-        let handle = &self.0.handle;
         let applied = handle
             .propose(Command::delete(key), self.0.options.request_timeout)
             .await

@@ -16,7 +16,7 @@
 //! # Idle connections
 //!
 //! They cost a task and two timers. A new connection has [`FIRST_BYTE`] to say anything. An HTTP/1.1 connection between
-//! requests may rest for [`HTTP1_REST`], longer than the ten seconds of Patroni's loop, because a connection that closes
+//! requests may rest for [`ServerOptions::head_timeout`], longer than the ten seconds of Patroni's loop, because a connection that closes
 //! in the moment of its next use costs the client an error. A dead HTTP/2 peer is found by pings. Clients' own
 //! pings, however frequent, are answered and never punished.
 
@@ -40,13 +40,11 @@ use tokio::task::JoinSet;
 use crate::authority::Mending;
 use crate::context::Context;
 use crate::http::Http;
-use crate::idle::{Note, Noted};
+use crate::idle::{Note, Noted, keep_alive};
 use crate::metrics::Metrics;
 
 /// How long a new connection may be silent.
 const FIRST_BYTE: Duration = Duration::from_secs(2);
-/// How long an HTTP/1.1 connection may rest between requests, and how long the head of one may take.
-const HTTP1_REST: Duration = Duration::from_secs(75);
 /// How often an HTTP/2 connection without traffic is pinged, and how long the answer may take.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// What a client may send before we have read it: a request of the largest size per stream, several per connection.
@@ -74,8 +72,13 @@ pub struct ServerOptions {
     /// How long a call may take before it is answered with "request timed out". Default 5 s and two election timeouts,
     /// etcd's rule (`server/config/config.go`, `ReqTimeout`).
     pub request_timeout: Duration,
-    /// How long the body of a JSON request may take to arrive. etcd waits for ever. Default 30 s.
+    /// How long an HTTP/1.1 connection may rest between requests, and how long the head of one may take. Default 75 s.
+    pub head_timeout: Duration,
+    /// How long a request that has begun may take to arrive, and a message of a stream. etcd waits for ever.
+    /// Default 30 s.
     pub body_timeout: Duration,
+    /// How long a client may take nothing of what it is sent before it is cut off. etcd waits for ever. Default 60 s.
+    pub stall_timeout: Duration,
     /// Connections served at once; more wait in the kernel's queue. Default 10,000.
     pub max_connections: usize,
     /// What `https://` addresses prove themselves with. Default: none.
@@ -94,7 +97,9 @@ impl Default for ServerOptions {
             progress_interval: Duration::from_secs(600),
             election_timeout,
             request_timeout: Duration::from_secs(5) + 2 * election_timeout,
+            head_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
             max_connections: 10_000,
             tls: None,
             listen_metrics: Vec::new(),
@@ -158,6 +163,8 @@ pub struct Server {
 /// What the accept loops share.
 struct Connections {
     http: Http,
+    head_timeout: Duration,
+    stall_timeout: Duration,
     limit: Arc<Semaphore>,
     limit_observers: Arc<Semaphore>,
     /// For the log, about those who speak the wrong protocol or show the wrong certificate.
@@ -218,8 +225,11 @@ impl Server {
         let (stopping, stop) = watch::channel(false);
         let metrics = Metrics::new();
         let limit = Arc::new(Semaphore::new(options.max_connections));
+        let (head_timeout, stall_timeout) = (options.head_timeout, options.stall_timeout);
         let context = Context::new(handle, options, stop.clone());
         let connections = Arc::new(Connections {
+            head_timeout,
+            stall_timeout,
             http: Http::new(context, metrics.clone()),
             limit,
             // Somebody who watches a full member must still get in, but not without bound either.
@@ -328,6 +338,9 @@ async fn accept(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%peer, %error, "TCP_NODELAY was refused");
                 }
+                if let Err(error) = keep_alive(&stream) {
+                    tracing::debug!(%peer, %error, "SO_KEEPALIVE was refused");
+                }
                 let (connections, door, stop) = (connections.clone(), door.clone(), stop.clone());
                 tokio::spawn(welcome(connections, door, stream, peer, permit, stop));
             }
@@ -387,10 +400,11 @@ async fn serve(
     let _permit = permit;
     let mut cut = connections.cut.subscribe();
     let http = connections.http.clone();
+    let (head_timeout, stall_timeout) = (connections.head_timeout, connections.stall_timeout);
     let strangers = connections.strangers.clone();
     // The task keeps no reference to the server: a connection must not hold up its end.
     drop(connections);
-    let (stream, note) = Noted::new(stream);
+    let (stream, note) = Noted::new(stream, stall_timeout);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let http = http.clone();
         if let Some(name) = &name {
@@ -403,7 +417,7 @@ async fn serve(
             })
         }
     });
-    let connection = builder().serve_connection(TokioIo::new(Mending::new(stream)), service).into_owned();
+    let connection = builder(head_timeout).serve_connection(TokioIo::new(Mending::new(stream)), service).into_owned();
     tokio::select! {
         served = watcher.watch(connection) => {
             if let Err(error) = served {
@@ -413,22 +427,22 @@ async fn serve(
                 tracing::warn!(%peer, left_out, "a client speaks TLS on a port without: it must connect with http://");
             }
         }
-        () = silent(&note) => tracing::debug!("a client connected and said nothing"),
+        () = silent(&note) => tracing::debug!("a client connected and did not say what it speaks"),
         _ = cut.wait_for(|cut| *cut) => {}
     }
 }
 
-/// Resolves when the connection has said nothing in its first moments; never otherwise.
+/// Resolves when the connection has not said what it speaks in its first moments; never otherwise.
 async fn silent(note: &Note) {
     tokio::time::sleep(FIRST_BYTE).await;
-    if note.has_spoken() {
+    if note.is_decided() {
         std::future::pending::<()>().await;
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+fn builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HTTP1_REST);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -8,7 +8,9 @@
 //! stream for good on any other code but `Internal` (`client/v3/watch.go`, `isHaltErr`). etcd breaks it once (a renewal
 //! that races a lost leadership comes out as `Unknown`); we do not repeat that.
 
-use quorate_node::{HoldError, ProposeError, ReadError};
+use std::fmt::Display;
+
+use quorate_node::{HoldError, LoginError, MemberError, ProposeError, ReadError};
 use quorate_state::Rejection;
 use tonic::{Code, Status};
 
@@ -51,6 +53,32 @@ pub(crate) const NO_LEADER: EtcdError = error(Code::Unavailable, "etcdserver: no
 pub(crate) const TIMED_OUT: EtcdError = error(Code::Unavailable, "etcdserver: request timed out");
 pub(crate) const STOPPED: EtcdError = error(Code::Unavailable, "etcdserver: server stopped");
 pub(crate) const NOT_LEADER: EtcdError = error(Code::FailedPrecondition, "etcdserver: not leader");
+pub(crate) const MEMBER_NOT_FOUND: EtcdError = error(Code::NotFound, "etcdserver: member not found");
+pub(crate) const MEMBER_EXISTS: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: member ID already exist");
+pub(crate) const PEER_URL_EXISTS: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: Peer URLs already exists");
+pub(crate) const BAD_MEMBER_URLS: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: given member URLs are invalid");
+pub(crate) const NOT_LEARNER: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: can only promote a learner member");
+pub(crate) const LEARNER_NOT_READY: EtcdError = error(
+    Code::FailedPrecondition,
+    "etcdserver: can only promote a learner member which is in sync with leader",
+);
+pub(crate) const TOO_MANY_LEARNERS: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: too many learner members in cluster");
+pub(crate) const NOT_ENOUGH_STARTED: EtcdError = error(
+    Code::FailedPrecondition,
+    "etcdserver: re-configuration failed due to not enough started members",
+);
+pub(crate) const UNHEALTHY: EtcdError = error(Code::Unavailable, "etcdserver: unhealthy cluster");
+pub(crate) const BAD_DOWNGRADE_VERSION: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: wrong downgrade target version format");
+pub(crate) const BAD_DOWNGRADE_TARGET: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: invalid downgrade target version");
+pub(crate) const NO_DOWNGRADE: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: no inflight downgrade job");
 pub(crate) const BAD_TRANSFEREE: EtcdError =
     error(Code::FailedPrecondition, "etcdserver: bad leader transferee");
 pub(crate) const ROOT_USER_NOT_EXIST: EtcdError =
@@ -100,6 +128,9 @@ pub(crate) const NOBODY_ELECTED: EtcdError = error(Code::Unknown, "election: no 
 pub(crate) const MISSING_LEADER_KEY: EtcdError =
     error(Code::Unknown, "\"leader\" field must be provided");
 
+pub(crate) const INVALID_CLIENT_VERSION: EtcdError =
+    error(Code::InvalidArgument, "etcdserver: invalid client api version");
+
 /// Not an answer of etcd: a reply without the part that belongs to its command. Only a defect can produce it.
 pub(crate) const MALFORMED_REPLY: EtcdError =
     error(Code::Internal, "quorate: the reply does not belong to the command");
@@ -110,6 +141,11 @@ pub(crate) const WATCH_DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided o
 pub(crate) const WATCH_EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 
 impl EtcdError {
+    /// As Go prints an error of gRPC, which is what etcd puts into the `cancel_reason` of a watch that is not permitted.
+    pub(crate) fn as_go_prints_it(self) -> String {
+        format!("rpc error: code = {:?} desc = {}", self.code, self.text)
+    }
+
     /// The text alone, for a `cancel_reason` or a health report.
     pub(crate) const fn text(self) -> &'static str {
         self.text
@@ -120,6 +156,16 @@ impl From<EtcdError> for Status {
     fn from(error: EtcdError) -> Status {
         Status::new(error.code, error.text)
     }
+}
+
+/// gRPC's own word for a message over the limit (grpc-go, `rpc_util.go`, `recvMsg`).
+pub(crate) fn message_too_large(size: impl Display, limit: impl Display) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({size} vs. {limit})"))
+}
+
+/// A client that does not finish its request. etcd waits for ever.
+pub(crate) fn slow_request() -> Status {
+    Status::cancelled("quorate: the request did not arrive in time")
 }
 
 /// A replicated refusal.
@@ -200,6 +246,42 @@ pub(crate) fn in_server(error: EtcdError) -> EtcdError {
     match error.code {
         Code::Unavailable | Code::Internal => error,
         _ => EtcdError { code: Code::Unknown, ..error },
+    }
+}
+
+/// A change of the membership that was not made.
+pub(crate) fn of_member(error: &MemberError) -> EtcdError {
+    match error {
+        MemberError::NotFound => MEMBER_NOT_FOUND,
+        MemberError::IdExists => MEMBER_EXISTS,
+        MemberError::UrlExists => PEER_URL_EXISTS,
+        MemberError::InvalidUrl => BAD_MEMBER_URLS,
+        MemberError::NotLearner => NOT_LEARNER,
+        MemberError::LearnerNotReady => LEARNER_NOT_READY,
+        MemberError::TooManyLearners => TOO_MANY_LEARNERS,
+        MemberError::NotEnoughStarted => NOT_ENOUGH_STARTED,
+        MemberError::Unhealthy => UNHEALTHY,
+        MemberError::Unanswered(error) => of_read(error),
+    }
+}
+
+/// A snapshot that was not taken: as many as may be are on their way, or the disk is full.
+pub(crate) fn of_snapshot(error: &ReadError) -> EtcdError {
+    match error {
+        ReadError::TimedOut => TOO_MANY_REQUESTS,
+        other => of_read(other),
+    }
+}
+
+/// A password that brought no token, or no hash.
+pub(crate) fn of_login(error: &LoginError) -> EtcdError {
+    match error {
+        LoginError::Read(error) => of_read(error),
+        LoginError::Propose(error) => of_proposal(error),
+        LoginError::VerifyOnly => VERIFY_ONLY,
+        LoginError::TooLong => PASSWORD_TOO_LONG,
+        LoginError::NotAHash => INVALID_AUTH_MANAGEMENT,
+        LoginError::Busy => TOO_MANY_REQUESTS,
     }
 }
 

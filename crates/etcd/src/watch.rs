@@ -5,7 +5,7 @@
 //! ```text
 //!   requests ─► stream task ── one per watch stream: numbers watchers, creates, cancels, asks for progress
 //!                  │   ▲
-//!          Control │   │ joined when it ended
+//!           Orders │   │ joined when it ended
 //!                  ▼   │
 //!               watcher task ── one per watcher: pulls from the store, writes responses
 //!                  │
@@ -23,12 +23,15 @@
 //!    creations are answered in their order.
 //! 2. The revision in `created` is where it starts: a watch from "now" delivers everything after exactly that revision.
 //! 3. A creation that fails is answered with `created` and `canceled`, a reason and the id -1, and spoils nothing else.
-//! 4. After `canceled` no message of that watcher follows. An unknown id is ignored.
+//! 4. After `canceled` no message of that watcher follows, and before it no message of another one with the same id. An
+//!    unknown id is ignored.
 //! 5. A history that is gone: `created`, then `canceled` with `compact_revision`; the header's revision is 0.
 //! 6. An answer to a progress request has the id -1 and is written when every watcher of the stream has delivered
 //!    everything up to its revision: each watcher writes its events before it reports, so events cannot come behind the
 //!    promise. (etcd once had it the other way round: its issue 15220.)
-//! 7. A stream ends only with `Unavailable`: the member stops, or it has no leader and the client asked for one.
+//! 7. Whether a client may read the range is looked at when the watch is created, and not again (etcd's rule): a watch goes
+//!    on when the permission is taken back or the token ends.
+//! 8. A stream ends only with `Unavailable`: the member stops, or it has no leader and the client asked for one.
 //!
 //! Sources: etcd, `server/etcdserver/api/v3rpc/watch.go`, `server/storage/mvcc/watcher.go`, `watchable_store.go`.
 
@@ -38,7 +41,7 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::{Stream, StreamExt};
-use quorate_node::WatchSpec;
+use quorate_node::{Handle, WatchSpec};
 use quorate_state::Revision;
 use quorate_wire::etcdserverpb::watch_server::Watch;
 use quorate_wire::etcdserverpb::{
@@ -50,7 +53,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{Context, requires_leader};
-use crate::watcher::{Control, WatcherTask};
+use crate::watcher::{Orders, WatcherTask};
 use crate::{header, status, validate};
 
 /// Responses written and not yet taken by the connection. Small: each may hold many events, and what waits here
@@ -84,8 +87,10 @@ impl Watch for WatchService {
         let (responses, queue) = mpsc::channel(WAITING_RESPONSES);
         let stream = WatchStream {
             context: self.0.clone(),
+            caller: self.0.caller(&request),
             responses,
             watchers: HashMap::new(),
+            leaving: HashMap::new(),
             tasks: JoinSet::new(),
             next_id: 0,
             progress: None,
@@ -99,8 +104,12 @@ impl Watch for WatchService {
 /// The stream task's own state.
 struct WatchStream {
     context: Arc<Context>,
+    /// A handle that acts for the client.
+    caller: Handle,
     responses: Responses,
-    watchers: HashMap<i64, mpsc::UnboundedSender<Control>>,
+    watchers: HashMap<i64, Arc<Orders>>,
+    /// Cancelled, and perhaps not done writing: their numbers are not free yet.
+    leaving: HashMap<i64, Arc<Orders>>,
     tasks: JoinSet<i64>,
     next_id: i64,
     /// One at a time: a request that arrives while another waits is answered by the same message.
@@ -129,13 +138,7 @@ impl WatchStream {
                 () = gone.closed() => return,
                 () = stopped.clone() => break Some(status::STOPPED),
                 () = &mut leaderless => break Some(status::NO_LEADER),
-                Some(id) = self.tasks.join_next() => {
-                    let Ok(id) = id else { continue };
-                    // The number may already belong to a newer watcher.
-                    if self.watchers.get(&id).is_some_and(mpsc::UnboundedSender::is_closed) {
-                        self.watchers.remove(&id);
-                    }
-                }
+                Some(ended) = self.tasks.join_next() => self.left(ended),
                 revision = answered(&mut self.progress), if self.progress.is_some() => {
                     self.progress = None;
                     // None: the watchers that were asked have all ended since.
@@ -170,7 +173,10 @@ impl WatchStream {
             Some(RequestUnion::CancelRequest(WatchCancelRequest { watch_id })) => {
                 if let Some(watcher) = self.watchers.remove(&watch_id) {
                     // Its task writes `canceled` behind what it has written; it may just have ended by itself.
-                    let _ = watcher.send(Control::Cancel);
+                    watcher.cancel();
+                    if !watcher.is_ended() {
+                        self.leaving.insert(watch_id, watcher);
+                    }
                 }
                 Ok(())
             }
@@ -194,6 +200,10 @@ impl WatchStream {
             ..WatchResponse::default()
         };
         let key = if request.key.is_empty() { validate::FROM_KEY.into() } else { request.key };
+        let timeout = self.context.options.request_timeout;
+        if let Err(error) = self.caller.check_read(&key, &request.range_end, timeout).await {
+            return self.send(refused(&status::of_read(&error).as_go_prints_it())).await;
+        }
         let id = match self.number(request.watch_id) {
             Ok(id) => id,
             Err(reason) => return self.send(refused(reason)).await,
@@ -217,6 +227,7 @@ impl WatchStream {
             no_put: filtered(watch_create_request::FilterType::Noput),
             no_delete: filtered(watch_create_request::FilterType::Nodelete),
         };
+        self.farewell(id).await?;
         self.send(WatchResponse {
             header: Some(now),
             watch_id: id,
@@ -224,19 +235,19 @@ impl WatchStream {
             ..WatchResponse::default()
         })
         .await?;
-        let (control, orders) = mpsc::unbounded_channel();
+        let orders = Arc::new(Orders::default());
         let options = &self.context.options;
         let task = WatcherTask {
             id,
             start_revision,
-            watcher: self.context.handle.watch(spec),
+            watcher: self.caller.watch(spec),
             handle: self.context.handle.clone(),
             responses: self.responses.clone(),
-            orders,
+            orders: Arc::clone(&orders),
             notify_every: request.progress_notify.then_some(options.progress_interval),
             fragment_bytes: request.fragment.then_some(options.max_request_bytes + FRAGMENT_ALLOWANCE),
         };
-        self.watchers.insert(id, control);
+        self.watchers.insert(id, orders);
         self.tasks.spawn(task.run());
         Ok(())
     }
@@ -246,16 +257,42 @@ impl WatchStream {
         if self.watchers.len() >= WATCHERS_PER_STREAM {
             return Err("quorate: too many watchers on one stream");
         }
-        let taken = |id: &i64| self.watchers.get(id).is_some_and(|watcher| !watcher.is_closed());
+        let taken = |id: &i64| self.watchers.get(id).is_some_and(|watcher| !watcher.is_ended());
         if wanted != 0 {
             return if taken(&wanted) { Err(status::WATCH_DUPLICATE_ID) } else { Ok(wanted) };
         }
         let mut id = self.next_id;
-        while taken(&id) {
+        while taken(&id) || self.leaving.contains_key(&id) {
             id += 1;
         }
         self.next_id = id + 1;
         Ok(id)
+    }
+
+    /// A watcher's task has ended.
+    fn left(&mut self, ended: Result<i64, tokio::task::JoinError>) {
+        let Ok(id) = ended else { return };
+        // The number may already belong to a newer watcher.
+        for watchers in [&mut self.watchers, &mut self.leaving] {
+            if watchers.get(&id).is_some_and(|watcher| watcher.is_ended()) {
+                watchers.remove(&id);
+            }
+        }
+    }
+
+    /// Waits until a cancelled watcher has written its last message, if its number is given to another one: on the wire
+    /// nothing of the old one may come after `created` of the new one.
+    async fn farewell(&mut self, id: i64) -> Result<(), ClientGone> {
+        while self.leaving.get(&id).is_some_and(|watcher| !watcher.is_ended()) {
+            let gone = self.responses.clone();
+            tokio::select! {
+                () = gone.closed() => return Err(ClientGone),
+                () = self.context.stopped() => return Ok(()),
+                Some(ended) = self.tasks.join_next() => self.left(ended),
+            }
+        }
+        self.leaving.remove(&id);
+        Ok(())
     }
 
     fn ask_progress(&mut self) {
@@ -265,9 +302,8 @@ impl WatchStream {
         let mut reports = Vec::with_capacity(self.watchers.len());
         for watcher in self.watchers.values() {
             let (report, reported) = oneshot::channel();
-            if watcher.send(Control::Report(report)).is_ok() {
-                reports.push(reported);
-            }
+            watcher.report(report);
+            reports.push(reported);
         }
         // A watcher that ends meanwhile has nothing more to deliver and holds nobody back.
         let slowest = join_all(reports).map(|reports| reports.into_iter().filter_map(Result::ok).min());

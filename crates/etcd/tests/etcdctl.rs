@@ -327,6 +327,22 @@ async fn leases_and_leadership_on_three_members() {
     let refused = etcdctl(&not_leader, &format!("move-leader {target_id}"), "").await;
     assert!(last_error(&refused.stderr).contains("no leader endpoint given at"), "{refused:?}");
 
+    // As URLs, which these releases put into `:authority` as they are; --cluster takes them from the member list.
+    let urls: Vec<String> = cluster.clients.iter().map(|client| format!("http://{client}")).collect();
+    let every = etcdctl(&urls.join(","), "endpoint status -w table", "").await;
+    assert_eq!(every.stdout.matches(" 3.5.21 ").count(), 3, "{every:?}");
+    for verb in ["endpoint status --cluster", "endpoint health --cluster", "endpoint hashkv --cluster"] {
+        let every = etcdctl(&urls[0], verb, "").await;
+        let printed = format!("{}{}", every.stdout, every.stderr);
+        let lines = printed.lines().filter(|line| urls.iter().any(|url| line.contains(url.as_str())));
+        assert_eq!((lines.count(), every.code), (3, Some(0)), "{verb}: {printed}");
+    }
+    let target = cluster.follower().await;
+    let target_id = format!("{:x}", cluster.handle(target).header().member_id);
+    let moved = etcdctl(&urls.join(","), &format!("move-leader {target_id}"), "").await;
+    assert!(moved.stdout.starts_with("Leadership transferred from "), "{moved:?}");
+    assert_eq!(cluster.leader().await, target);
+
     // One is lost half-way: the other two go on, and the health of the dead one is told.
     cluster.kill(target);
     cluster.leader().await;

@@ -88,7 +88,7 @@ impl Inner {
         self.metrics.proposals_pending.dec();
         match &result {
             Ok(_) | Err(ProposeError::Rejected(_)) => {}
-            Err(_) => drop(self.metrics.proposals_failed.inc()),
+            Err(_) => self.metrics.proposals_failed.inc(),
         }
         result
     }
@@ -265,6 +265,7 @@ impl Inner {
             let renewed = self.lessor.lock().renew(crate::clock::boottime(), id);
             match renewed {
                 Renew::Renewed { ttl } => {
+                    self.metrics.leases_renewed.inc();
                     return Answer::Lease(message::LeaseFound {
                         found: true,
                         granted_ms: millis(ttl),

@@ -108,7 +108,8 @@ pub struct Header {
 pub struct Leadership {
     /// Raft term.
     pub term: u64,
-    /// Raft node id of the leader.
+    /// Raft node id of the leader. None also when nothing was heard of it (or, if this member leads, of a quorum) for two
+    /// election timeouts.
     pub leader: Option<u64>,
 }
 
@@ -206,6 +207,7 @@ impl Handle {
         if !request.serializable {
             self.inner.read_barrier(timeout).await?;
         }
+        self.inner.metrics.ranges.inc();
         let single = request.range_end.is_empty();
         let read = move |view: &dyn View, actor: Option<&Actor>| {
             let permitted = permit(view, actor)?.and_then(|may| may.read(&request.key, &request.range_end));
@@ -240,15 +242,6 @@ impl Handle {
             }
         };
         self.read_as_blocking(deadline, read).await
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn View) -> Result<Result<T, Rejection>, Fault> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let inner = Arc::clone(&self.inner);
-        let read = tokio::task::spawn_blocking(move || inner.read(read)).await;
-        read.unwrap_or(Err(ReadError::Stopped))?.map_err(ReadError::Rejected)
     }
 
     /// Returns when everything that was committed anywhere before the call has been applied here (ReadIndex).
@@ -337,15 +330,6 @@ impl Handle {
         self.read_as_blocking(Instant::now() + timeout, read).await
     }
 
-    /// CRC of the keys and their history up to `revision` (0: now), with the compaction revision. Applying waits for it.
-    pub async fn hash_kv(&self, revision: Revision, timeout: Duration) -> Result<(u32, Revision), ReadError> {
-        let hash = self.blocking(move |view| quorate_state::hash_kv(view, revision));
-        match tokio::time::timeout(timeout, hash).await {
-            Ok(hash) => hash.map(|hash| (hash.hash, hash.compact_revision)),
-            Err(_) => Err(ReadError::TimedOut),
-        }
-    }
-
     /// The stamp of an answer given now.
     #[must_use]
     pub fn header(&self) -> Header {
@@ -429,10 +413,13 @@ impl Handle {
     pub fn metrics(&self) -> String {
         let consensus = &self.inner.consensus;
         let metrics = &self.inner.metrics;
-        metrics.proposals_committed.set(value(consensus.applied()));
-        let bytes = value(consensus.database_bytes());
-        metrics.database_bytes.set(bytes);
-        metrics.database_in_use_bytes.set(bytes);
+        metrics.proposals_committed.set(value(consensus.committed_index()));
+        metrics.set_database_bytes(consensus.database_bytes());
+        let is_learner = consensus.members().iter().any(|peer| peer.id == self.inner.id && !peer.voter);
+        metrics.is_learner.set(i64::from(is_learner));
+        if let Ok(compacted) = self.inner.read(quorate_state::compacted) {
+            metrics.compact_revision.set(compacted);
+        }
         metrics.log_bytes.set(value(consensus.log_bytes()));
         let (watchers, lagging) = self.inner.pump.count();
         metrics.watchers.set(value(watchers as u64));

@@ -229,6 +229,7 @@ async fn revoke(inner: &Inner, id: LeaseId, term: u64) {
             // Applied: the observer has removed it; or it was gone already.
             None | Some(Rejection::LeaseNotFound) => {
                 tracing::debug!(lease = format!("{id:016x}"), "a lease expired");
+                inner.metrics.leases_expired.inc();
                 lessor.removed(id);
             }
             Some(why) => {

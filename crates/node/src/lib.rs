@@ -48,6 +48,7 @@ mod election;
 pub mod error;
 mod forward;
 pub mod handle;
+mod hash;
 mod identity;
 mod lease_task;
 pub mod lessor;
@@ -76,3 +77,6 @@ pub use quorate_consensus::PeerTls;
 pub use session::Session;
 pub use snapshot::{Restore, Snapshot, SnapshotStatus, restore_snapshot, snapshot_status};
 pub use watch::Watcher;
+
+/// The words of the store: commands, ranges, transactions, replies, events.
+pub use quorate_state as state;

@@ -53,14 +53,14 @@ const HELLO: Duration = Duration::from_millis(500);
 const ROUND: Duration = Duration::from_millis(100);
 /// Between two log lines about members that do not answer.
 const REPORT: Duration = Duration::from_secs(5);
-/// Without a leader for this long, a member asks around whether it still belongs.
-const LEADERLESS: Duration = Duration::from_secs(3);
+/// Between two questions of a member whether it still belongs: one small call to the leader.
+const BELONGS: Duration = Duration::from_secs(3);
+/// The same, of a member whose own log says that it does not; the leader may still take that back.
+const SOON: Duration = Duration::from_millis(300);
 /// A voter that answered within this counts as alive when a replacement is judged.
 const ALIVE: Duration = Duration::from_secs(2);
 /// Asking to be replaced: the leader answers at once with done, pending or refused.
 const REPLACE: Duration = Duration::from_secs(2);
-/// Between two looks of a member whether it is still in the membership.
-const LOOK: Duration = Duration::from_secs(1);
 /// A learner catches up for at most this long before its request is answered "pending".
 const CATCH_UP: Duration = Duration::from_secs(1);
 
@@ -386,43 +386,51 @@ async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
 /// Ends a member that was removed, or whose place was taken: nobody talks to it any more, so it would wait for a leader for
 /// good.
 ///
-/// Its own log does not say so (the change came after it was cut off); the leader's does, and only a leader that a quorum
-/// confirms is believed.
+/// Its own log need not say so (the change may come after it was cut off), and the leader that it remembers is no sign of
+/// life: voters refuse to be asked for a vote by somebody who is no member, and it goes on waiting. So it asks, the leader it
+/// knows or whoever leads, and believes only one that a quorum confirms.
 pub(crate) async fn notice_removal(inner: Arc<Inner>) {
-    let mut role = inner.consensus.role();
     loop {
         let belongs = inner.consensus.members().iter().any(|peer| peer.id == inner.id);
-        if belongs && role.borrow().leader.is_some() {
-            // A change of the membership is no change of the role: looked at now and then.
-            let leaderless = role.wait_for(|role| role.leader.is_none());
-            match tokio::time::timeout(LOOK, leaderless).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(_)) | Err(_) => continue,
-            }
-        }
-        let led = role.wait_for(|role| role.leader.is_some());
-        match tokio::time::timeout(if belongs { LEADERLESS } else { ROUND }, led).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(_)) if belongs => continue,
-            Ok(Ok(_)) | Err(_) => {}
-        }
-        let Some((leader, url)) = find_leader(&inner).await else { continue };
-        let Ok(message::HelloResponse { state: Some(State::Formed(formed)) }) =
-            inner.peers.hello(&url, introduction(&inner), HELLO).await
-        else {
-            continue;
-        };
-        let there = formed.members.iter().any(|member| member.id == inner.id);
-        if formed.id == leader && formed.cluster == inner.cluster && !formed.members.is_empty() && !there {
-            inner.consensus.fail(format!(
-                "the cluster has replaced this member ({:016x}) or removed it; to have it back, add it again if it was \
-                 removed, and start it with an empty data directory, so that it joins under a new id, instead of {}",
-                inner.id,
-                inner.config.data_dir.display()
-            ));
+        tokio::time::sleep(if belongs { BELONGS } else { SOON }).await;
+        if inner.is_stopped() {
             return;
         }
+        if inner.consensus.leads() || !is_missing(&inner).await {
+            continue;
+        }
+        inner.consensus.fail(format!(
+            "the cluster has replaced this member ({:016x}) or removed it; to have it back, add it again if it was removed, \
+             and start it with an empty data directory, so that it joins under a new id, instead of {}",
+            inner.id,
+            inner.config.data_dir.display()
+        ));
+        return;
     }
+}
+
+/// True when a confirmed leader does not have this member in its membership.
+async fn is_missing(inner: &Inner) -> bool {
+    let known = inner.consensus.role().borrow().leader;
+    let known = known.and_then(|leader| inner.consensus.members().into_iter().find(|peer| peer.id == leader));
+    if let Some(leader) = known
+        && let Some(false) = lacks_us(inner, leader.id, &leader.node.url).await
+    {
+        // Whether it leads or not: it takes us for a member, so somebody will talk to us.
+        return false;
+    }
+    match find_leader(inner).await {
+        Some((leader, url)) => lacks_us(inner, leader, &url).await == Some(true),
+        None => false,
+    }
+}
+
+/// None: it did not answer, or is another one than was asked.
+async fn lacks_us(inner: &Inner, leader: u64, url: &str) -> Option<bool> {
+    let answer = inner.peers.hello(url, introduction(inner), HELLO).await.ok()?;
+    let Some(State::Formed(formed)) = answer.state else { return None };
+    let it = formed.id == leader && formed.cluster == inner.cluster && !formed.members.is_empty();
+    it.then(|| formed.members.iter().all(|member| member.id != inner.id))
 }
 
 fn introduction(inner: &Inner) -> message::HelloRequest {

@@ -97,7 +97,8 @@ impl Node {
             Place::Fresh => return Err(StartError::plain("this member found no place in a cluster")),
         };
 
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(id);
+        let peers = peers.metered(metrics.peers.clone());
         let fsync = metrics.fsync.clone();
         let on_sync: quorate_storage::OnSync =
             Arc::new(move |took: Duration| fsync.observe(took.as_secs_f64()));
@@ -354,30 +355,47 @@ async fn lock_directory(dir: &Path) -> Result<DirLock, StartError> {
     }
 }
 
-/// Tells the handle's users, and the metrics, who leads.
+/// Tells the handle's users, and the metrics, who leads: the leader that Raft names, while anything confirms it. Raft goes
+/// on naming one that is dead, or that no quorum answers, until there is another; and that takes the quorum which may be
+/// gone. After two election timeouts without a word this member says what it knows: nobody.
 async fn follow_leadership(inner: Arc<Inner>, leadership: watch::Sender<Leadership>) {
+    let longest = inner.config.election.1;
     let mut role = inner.consensus.role();
+    let mut named = *role.borrow();
+    let mut since = Instant::now();
     loop {
         let now = *role.borrow_and_update();
-        let before = *leadership.borrow();
-        if (now.term, now.leader) != (before.term, before.leader) {
-            inner.metrics.has_leader.set(i64::from(now.leader.is_some()));
-            inner.metrics.is_leader.set(i64::from(now.leader == Some(inner.id)));
-            if let Some(leader) = now.leader
-                && before.leader != Some(leader)
-            {
-                inner.metrics.leader_changes.inc();
-                tracing::info!(
-                    member = format!("{:016x}", inner.id),
-                    leader = format!("{leader:016x}"),
-                    term = now.term,
-                    "the store has a leader"
-                );
-            }
-            leadership.send_replace(Leadership { term: now.term, leader: now.leader });
+        if named != now {
+            (named, since) = (now, Instant::now());
         }
-        if role.changed().await.is_err() {
-            return;
+        let known = since.elapsed();
+        let silence = inner.consensus.silence().map_or(known, |silence| silence.min(known));
+        let leader = now.leader.filter(|_| silence < 2 * longest);
+        let before = *leadership.borrow();
+        if (now.term, leader) != (before.term, before.leader) {
+            inner.metrics.has_leader.set(i64::from(leader.is_some()));
+            inner.metrics.is_leader.set(i64::from(leader == Some(inner.id)));
+            match leader {
+                Some(leader) if before.leader != Some(leader) => {
+                    inner.metrics.leader_changes.inc();
+                    tracing::info!(
+                        member = format!("{:016x}", inner.id),
+                        leader = format!("{leader:016x}"),
+                        term = now.term,
+                        "the store has a leader"
+                    );
+                }
+                None if before.leader.is_some() => {
+                    let member = format!("{:016x}", inner.id);
+                    tracing::warn!(member, term = now.term, "the store has no leader that is known here");
+                }
+                Some(_) | None => {}
+            }
+            leadership.send_replace(Leadership { term: now.term, leader });
+        }
+        tokio::select! {
+            changed = role.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(longest / 2) => {}
         }
     }
 }

@@ -33,6 +33,7 @@ impl Observer for NodeObserver {
                     let ttl = Duration::from_millis(grant.ttl_ms);
                     self.lessor.lock().granted(boottime(), grant.id, ttl, grant.stamp);
                     self.metrics.leases_granted.inc();
+                    self.metrics.lease_ttl.observe(ttl.as_secs_f64());
                     leases_changed = true;
                 }
                 (Some(Body::LeaseRevoke(revoke)), _) => {
@@ -49,9 +50,12 @@ impl Observer for NodeObserver {
                         lessor.checkpointed(now, judged.id, judged.stamp, remaining);
                     }
                 }
-                (Some(Body::Put(_)), _) => drop(self.metrics.puts.inc()),
-                (Some(Body::DeleteRange(_)), _) => drop(self.metrics.deletes.inc()),
-                (Some(Body::Txn(_)), _) => drop(self.metrics.txns.inc()),
+                (Some(Body::Put(put)), _) => {
+                    self.metrics.puts.inc();
+                    self.metrics.put_bytes.add(value((put.key.len() + put.value.len()) as u64));
+                }
+                (Some(Body::DeleteRange(_)), _) => self.metrics.deletes.inc(),
+                (Some(Body::Txn(_)), _) => self.metrics.txns.inc(),
                 (Some(Body::Auth(action)), Some(ReplyBody::Auth(after))) => {
                     self.auth.applied(boottime(), action, *after);
                 }
@@ -64,6 +68,7 @@ impl Observer for NodeObserver {
         if leases_changed {
             self.lease_changed.notify_one();
         }
+        self.metrics.applied(chunk.took);
         self.metrics.events.inc_by(chunk.events.len() as u64);
         self.metrics.proposals_applied.set(value(chunk.index));
         self.metrics.revision.set(chunk.revision);

@@ -26,6 +26,7 @@
 //! One lease has one place under a name. Two waits of one lease for one name share it, and both end with the first that
 //! gives up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,7 @@ use quorate_state::{
 };
 use tokio::time::Instant;
 
+use crate::auth::Access;
 use crate::{Applied, Handle, ProposeError, ReadError, WatchItem, WatchSpec, Watcher};
 
 /// How long a place that nobody waits at any more is tried to be given up. After that it stands until its lease ends.
@@ -170,11 +172,13 @@ impl Drop for Place {
         // Outside of a runtime nothing can be sent: the lease takes the key with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (handle, key, created) = (self.handle.clone(), self.key.clone(), self.created);
+        let own = Handle { inner: Arc::clone(&handle.inner), access: Access::Trusted };
         runtime.spawn(async move {
             let left = match created {
-                // It may or may not exist, but nobody else's is it.
+                // It may or may not exist, and whether the client may write it was not decided either.
                 0 => repeat(&handle, Command::delete(key), GIVE_UP).await,
-                _ => delete(&handle, key, created, GIVE_UP).await,
+                // Its own, whatever the client may do by now: a token does not live as long as a wait may take.
+                _ => delete(&own, key, created, GIVE_UP).await,
             };
             if let Err(error) = left {
                 tracing::debug!(error = %error, "a place in line was not given up; its lease will end it");

@@ -101,7 +101,13 @@ async fn round(inner: &Inner) -> Round {
 impl Inner {
     /// Returns when everything that was committed anywhere before the call has been applied here.
     pub(crate) async fn read_barrier(&self, timeout: Duration) -> Result<(), ReadError> {
-        let deadline = Instant::now() + timeout;
+        let begun = Instant::now();
+        let passed = self.confirmed_and_applied(begun + timeout).await;
+        self.metrics.read_index(begun.elapsed(), passed.is_ok());
+        passed
+    }
+
+    async fn confirmed_and_applied(&self, deadline: Instant) -> Result<(), ReadError> {
         let mut outcome = ReadError::NoLeader;
         loop {
             match tokio::time::timeout_at(deadline, self.rounds.next()).await {

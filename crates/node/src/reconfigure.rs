@@ -75,6 +75,18 @@ impl From<Refusal> for Stop {
 }
 
 impl Handle {
+    /// Whether member `id` has a vote now, and may therefore lead.
+    #[must_use]
+    pub fn can_lead(&self, id: u64) -> bool {
+        self.inner.consensus.members().iter().any(|peer| peer.id == id && peer.voter)
+    }
+
+    /// The size of this member's database that raises NOSPACE, in bytes. None: there is no limit.
+    #[must_use]
+    pub fn quota_bytes(&self) -> Option<u64> {
+        self.inner.config.quota_bytes
+    }
+
     /// Adds a member at `peer_url` (http://host:port), as a learner or as one that votes once it has caught up. It has no
     /// name until it has started. Its id is new.
     pub async fn add_member(

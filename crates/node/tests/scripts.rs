@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use goldenscript::{Command, Context, Runner};
 use quorate_node::WatchSpec;
-use quorate_node::lessor::Lessor;
+use quorate_node::lessor::{Lessor, Remaining, Renew};
 use quorate_node::watch::hub::{Hub, Take, WatchId};
-use quorate_state::{Event, KeyValue, Revision};
+use quorate_state::{Event, KeyValue, LeaseRecord, Revision};
 
 type Output = Result<String, Box<dyn Error>>;
 
@@ -37,7 +37,10 @@ fn hub() {
     scripts("hub", |path| goldenscript::run(&mut HubRunner::default(), path).expect("the script passes"));
 }
 
-/// Times are whole seconds since boot.
+/// Every lease begins with it.
+const STAMP: u64 = 0;
+
+/// Times are whole seconds since boot; the grace is one.
 #[derive(Default)]
 struct LessorRunner {
     lessor: Lessor,
@@ -59,7 +62,7 @@ impl Runner for LessorRunner {
         Ok(match command.name.as_str() {
             "granted" => {
                 let (id, ttl) = (number()?, number()?);
-                lessor.granted(now, id, Duration::from_secs(ttl.try_into()?));
+                lessor.granted(now, id, Duration::from_secs(ttl.try_into()?), STAMP);
                 String::new()
             }
             "removed" => {
@@ -67,16 +70,19 @@ impl Runner for LessorRunner {
                 String::new()
             }
             "restored" => {
-                // Pairs of lease and ttl.
+                // Lease, ttl and what was noted of it (0: nothing), again and again.
                 let mut leases = Vec::new();
                 while let Ok(id) = number() {
-                    leases.push((id, Duration::from_secs(number()?.try_into()?)));
+                    let ttl_ms = u64::try_from(number()?)? * 1000;
+                    let noted = u64::try_from(number()?)?;
+                    let remaining_ms = (noted > 0).then_some(noted * 1000);
+                    leases.push(LeaseRecord { id, ttl_ms, stamp: STAMP, remaining_ms });
                 }
                 lessor.restored(now, leases);
                 String::new()
             }
             "promote" => {
-                lessor.promote(now);
+                lessor.promote(now, Duration::from_secs(1));
                 String::new()
             }
             "demote" => {
@@ -84,9 +90,35 @@ impl Runner for LessorRunner {
                 String::new()
             }
             "renew" => match lessor.renew(now, number()?) {
-                Some(ttl) => format!("renewed for {} s", ttl.as_secs()),
-                None => "not renewed".to_owned(),
+                Renew::Renewed { ttl } => format!("renewed for {} s", ttl.as_secs()),
+                Renew::Noted { stamp } => format!("take checkpoint {stamp} back first"),
+                Renew::Revoking => "wait for its end".to_owned(),
+                Renew::Unknown => "unknown".to_owned(),
+                Renew::Silent => "somebody else leads".to_owned(),
             },
+            // What is to be noted, as lease:stamp:seconds.
+            "due_checkpoints" => {
+                let max = usize::try_from(number().unwrap_or(100))?;
+                let due = lessor.due_checkpoints(now, max);
+                let show = |it: &Remaining| format!("{}:{}:{}", it.id, it.stamp, it.remaining.as_secs());
+                format!("note [{}]", due.iter().map(show).collect::<Vec<_>>().join(" "))
+            }
+            // checkpointed LEASE STAMP SECONDS: applied; 0 seconds is "in full".
+            "checkpointed" => {
+                let (id, stamp, left) = (number()?, number()?.try_into()?, number()?.try_into()?);
+                let left = Some(Duration::from_secs(left)).filter(|left| !left.is_zero());
+                lessor.checkpointed(now, id, stamp, left);
+                String::new()
+            }
+            "checkpoint_failed" | "checkpoint_unknown" => {
+                let judged = Remaining { id: number()?, stamp: number()?.try_into()?, remaining: now };
+                if command.name == "checkpoint_failed" {
+                    lessor.checkpoint_failed(now, &judged, Duration::from_secs(1));
+                } else {
+                    lessor.checkpoint_unknown(now, &judged, Duration::from_secs(1));
+                }
+                String::new()
+            }
             "due" => format!("due {:?}", lessor.due(now, usize::try_from(number().unwrap_or(100))?)),
             "begin_revoke" => match lessor.begin_revoke(now, number()?) {
                 true => "propose it".to_owned(),
@@ -101,7 +133,7 @@ impl Runner for LessorRunner {
                 String::new()
             }
             "forgive" => {
-                lessor.forgive(Duration::from_secs(number()?.try_into()?));
+                lessor.forgive(now, Duration::from_secs(number()?.try_into()?), Duration::from_secs(1));
                 String::new()
             }
             "remaining" => match lessor.remaining(now, number()?) {

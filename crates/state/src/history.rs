@@ -13,19 +13,41 @@ pub fn events(
     from: Revision,
     max_events: usize,
 ) -> Result<Result<Vec<Event>, Rejection>, Fault> {
+    Ok(events_page(view, from, max_events, usize::MAX)?.map(|page| page.events))
+}
+
+/// A part of history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Whole revisions, in (main, sub) order.
+    pub events: Vec<Event>,
+    /// There are more events, of later revisions.
+    pub more: bool,
+}
+
+/// Like [`events`], and stops also after the revision in which `max_bytes` of stored events are reached.
+pub fn events_page(
+    view: &dyn View,
+    from: Revision,
+    max_events: usize,
+    max_bytes: usize,
+) -> Result<Result<Page, Rejection>, Fault> {
     if from < compacted(view)? {
         return Ok(Err(Rejection::Compacted));
     }
     let mut events: Vec<Event> = Vec::new();
+    let mut bytes = 0;
     for pair in view.scan(&keys::event(from.max(0), 0), &keys::event_end(), Direction::Forward) {
         let (stored, value) = pair?;
         let (main, sub) = keys::event_parts(&stored)?;
-        if events.len() >= max_events && events.last().is_none_or(|last| last.kv.mod_revision != main) {
-            break;
+        let full = events.len() >= max_events || bytes >= max_bytes;
+        if full && events.last().is_none_or(|last| last.kv.mod_revision != main) {
+            return Ok(Ok(Page { events, more: true }));
         }
+        bytes += value.len();
         events.push(decode_event(sub, value)?);
     }
-    Ok(Ok(events))
+    Ok(Ok(Page { events, more: false }))
 }
 
 /// Fills `prev_kv`: the version before the event, if the key was there and that version's revision is not compacted (etcd

@@ -105,7 +105,7 @@ pub use command::*;
 pub use compact::{Cursor, compact_slice};
 pub use fault::Fault;
 pub use hash::{KvHash, hash_kv};
-pub use history::{event_with_prev, events};
+pub use history::{Page, event_with_prev, events, events_page};
 pub use lease::{LeaseRecord, MAX_LEASE_TTL_MS, lease, lease_keys, leases};
 pub use member::{MemberRecord, members};
 pub use range::range;

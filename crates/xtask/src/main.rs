@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a command-line tool talks to its terminal")]
 
 mod packages;
+mod python;
 mod run;
 
 use std::time::Instant;
@@ -57,11 +58,11 @@ fn main() -> Result<()> {
         Verb::Demo { args } => demo(&args),
         Verb::Ci => ci(),
         Verb::Test { args } => {
-            packages::install(packages::FOR_TESTS)?;
+            packages::for_tests()?;
             test(&args)
         }
         Verb::Tidy => cargo(&["test", "--package", "quorate-tests", "--test", "tidy"]),
-        Verb::Setup => packages::install(packages::FOR_TESTS),
+        Verb::Setup => packages::for_tests(),
         Verb::Bench { args } => {
             packages::install(packages::FOR_TESTS)?;
             cargo(&["build", "--profile", "dist", "--package", "quorate", "--package", "quorate-benches"])?;
@@ -92,7 +93,7 @@ fn test(args: &[String]) -> Result<()> {
 
 fn ci() -> Result<()> {
     let start = Instant::now();
-    step("packages", || packages::install(packages::FOR_TESTS))?;
+    step("packages", packages::for_tests)?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("licences", deny)?;

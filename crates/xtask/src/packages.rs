@@ -1,10 +1,10 @@
-//! Debian packages that a fresh machine lacks.
+//! What a fresh machine lacks: Debian packages, and for the tests Python programs.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run;
+use crate::{python, run};
 
 /// A package and a file that it brings.
 pub(crate) type Package = (&'static str, &'static str);
@@ -12,13 +12,23 @@ pub(crate) type Package = (&'static str, &'static str);
 /// What `quorate demo` needs.
 pub(crate) const FOR_DEMO: &[Package] = &[("postgresql-15", "/usr/lib/postgresql/15/bin/postgres")];
 
-/// What the tests drive: PostgreSQL, unmodified etcd clients, and HAProxy.
+/// What the tests drive: PostgreSQL, unmodified etcd clients, HAProxy, Python. One of them, the `etcd-client` crate, compiles
+/// etcd's protocol with `protoc` when the tests are built.
 pub(crate) const FOR_TESTS: &[Package] = &[
     ("postgresql-15", "/usr/lib/postgresql/15/bin/postgres"),
     ("etcd-client", "/usr/bin/etcdctl"),
     ("etcd-server", "/usr/bin/etcd"),
     ("haproxy", "/usr/sbin/haproxy"),
+    ("protobuf-compiler", "/usr/bin/protoc"),
+    ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
+    ("python3-venv", "/usr/lib/python3.11/ensurepip/__init__.py"),
 ];
+
+/// Everything that the tests drive.
+pub(crate) fn for_tests() -> Result<()> {
+    install(FOR_TESTS)?;
+    python::install()
+}
 
 /// Installs what is missing and says so. The distribution's own clusters and services are neither created nor started.
 pub(crate) fn install(packages: &[Package]) -> Result<()> {

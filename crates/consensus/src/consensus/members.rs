@@ -10,7 +10,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use prost::Message;
-use quorate_state::keys;
+use quorate_state::{View, keys};
 use quorate_storage::{Completion, Entry, Position, StorageError};
 use quorate_wire::raft as wire;
 
@@ -23,6 +23,13 @@ use crate::types::{Membership, Node};
 pub(super) const FORCE: Duration = Duration::from_secs(60);
 
 impl Consensus {
+    /// Reads while batches go on being applied: each key is whole, but two may be of different instants. For what knows how to
+    /// tell. None when this member has stopped.
+    pub fn read_loosely<T>(&self, read: impl FnOnce(&dyn View) -> T) -> Option<T> {
+        let engine = self.engine()?;
+        Some(read(&*engine))
+    }
+
     /// Gives member `id` another name, URL or disk. The peers' connections follow.
     pub async fn set_node(&self, id: u64, node: Node) -> Result<(), MembershipFailure> {
         self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, node)]))).await

@@ -9,9 +9,40 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use tonic::Status;
 
+use crate::punctual::Share;
+use crate::status;
+
 /// Braces within braces. A transaction may be nested to a depth of 32 (`quorate_state::MAX_TXN_DEPTH`), each at three of
 /// them, and the reader stands 128.
 const MAX_DEPTH: usize = 120;
+
+/// Why there is no further value.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// No JSON, in Go's words.
+    Malformed(String),
+    /// Too many braces within braces.
+    TooDeep,
+    /// A value, or what follows the only one, has so many bytes already.
+    TooLarge(usize, usize),
+    /// All unfinished requests together have too many bytes.
+    TooMuch,
+    /// The client has gone, or does not speak HTTP.
+    BrokeOff,
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
+        match refusal {
+            Refusal::Malformed(why) => Status::invalid_argument(why),
+            Refusal::TooDeep => Status::invalid_argument("exceeded max depth"),
+            Refusal::TooLarge(size, limit) => status::message_too_large(size, limit),
+            Refusal::TooMuch => status::TOO_MANY_REQUESTS.into(),
+            // Nobody will read it.
+            Refusal::BrokeOff => Status::cancelled("the request broke off"),
+        }
+    }
+}
 
 /// The values of `body`.
 pub(crate) struct Values<B> {
@@ -20,72 +51,64 @@ pub(crate) struct Values<B> {
     buffer: BytesMut,
     scan: Scan,
     limit_bytes: usize,
-    broke_off: bool,
+    share: Share,
 }
 
 impl<B> Values<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    pub(crate) fn new(body: B, limit_bytes: usize) -> Values<B> {
-        Values { body, buffer: BytesMut::new(), scan: Scan::default(), limit_bytes, broke_off: false }
+    /// `share`: what is held of the body is counted there until it is handed on.
+    pub(crate) fn new(body: B, limit_bytes: usize, share: Share) -> Values<B> {
+        Values { body, buffer: BytesMut::new(), scan: Scan::default(), limit_bytes, share }
     }
 
     /// The next value; None at the end of the body. After an error there is no more.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
         loop {
             if let Some(end) = self.scan.run(&self.buffer)? {
                 self.scan = Scan::default();
+                self.share.release();
                 return Ok(Some(self.buffer.split_to(end).freeze()));
             }
             let Some(frame) = self.body.frame().await else {
-                return if self.scan.is_between() {
-                    Ok(None)
-                } else {
-                    Err(Status::invalid_argument("unexpected EOF"))
-                };
+                return if self.scan.is_between() { Ok(None) } else { Err(malformed("unexpected EOF")) };
             };
-            let Ok(frame) = frame else {
-                self.broke_off = true;
-                // Nobody will read it.
-                return Err(Status::cancelled("the request broke off"));
-            };
-            let Ok(data) = frame.into_data() else { continue };
-            if self.buffer.len() + data.len() > self.limit_bytes {
-                let size = self.buffer.len() + data.len();
-                return Err(too_large(size, self.limit_bytes));
+            let Ok(data) = frame.map_err(|_| Refusal::BrokeOff)?.into_data() else { continue };
+            let size = self.buffer.len() + data.len();
+            if size > self.limit_bytes {
+                return Err(Refusal::TooLarge(size, self.limit_bytes));
             }
+            self.share.hold(size).map_err(|_| Refusal::TooMuch)?;
             self.buffer.extend_from_slice(&data);
         }
     }
 
-    /// To the end of the body, whatever is there: whether it came to one. If not, the client has gone, or does not speak
-    /// HTTP.
-    pub(crate) async fn drain(&mut self) -> bool {
+    /// To the end of the body, whatever is there.
+    pub(crate) async fn drain(&mut self) -> Result<(), Refusal> {
         while let Some(frame) = self.body.frame().await {
-            self.broke_off |= frame.is_err();
+            frame.map_err(|_| Refusal::BrokeOff)?;
         }
-        !self.broke_off
+        Ok(())
     }
 
     /// The first value of a body that should have no other; what follows is passed over, as etcd does.
-    pub(crate) async fn only(mut self) -> Result<Option<Bytes>, Status> {
+    pub(crate) async fn only(mut self) -> Result<Option<Bytes>, Refusal> {
         let value = self.next().await?;
         let mut rest = self.buffer.len();
         // To its end, so that the connection can be used again.
         while let Some(Ok(frame)) = self.body.frame().await {
             rest += frame.data_ref().map_or(0, Bytes::len);
             if rest > self.limit_bytes {
-                return Err(too_large(rest, self.limit_bytes));
+                return Err(Refusal::TooLarge(rest, self.limit_bytes));
             }
         }
         Ok(value)
     }
 }
 
-/// gRPC's own word for a message over the limit (grpc-go, `rpc_util.go`, `recvMsg`).
-fn too_large(size: usize, limit: usize) -> Status {
-    Status::resource_exhausted(format!("grpc: received message larger than max ({size} vs. {limit})"))
+fn malformed(why: impl Into<String>) -> Refusal {
+    Refusal::Malformed(why.into())
 }
 
 /// Where in the buffer the look at it has come to.
@@ -104,7 +127,7 @@ impl Scan {
     }
 
     /// Looks at what is new in `buffer`: the end of the first value, once it is there.
-    fn run(&mut self, buffer: &[u8]) -> Result<Option<usize>, Status> {
+    fn run(&mut self, buffer: &[u8]) -> Result<Option<usize>, Refusal> {
         while let Some(byte) = buffer.get(self.at) {
             self.at += 1;
             if self.in_string {
@@ -120,13 +143,13 @@ impl Scan {
                 b'{' | b'[' => {
                     self.depth += 1;
                     if self.depth > MAX_DEPTH {
-                        return Err(Status::invalid_argument("exceeded max depth"));
+                        return Err(Refusal::TooDeep);
                     }
                 }
                 b' ' | b'\t' | b'\r' | b'\n' => {}
                 _ if self.depth == 0 => {
                     let character = char::from(*byte).escape_debug();
-                    return Err(Status::invalid_argument(format!(
+                    return Err(malformed(format!(
                         "invalid character '{character}' looking for beginning of value"
                     )));
                 }
@@ -153,6 +176,7 @@ mod tests {
     use hyper::body::Frame;
 
     use super::*;
+    use crate::punctual::Unfinished;
 
     /// A body of these pieces.
     fn values(
@@ -161,18 +185,18 @@ mod tests {
     ) -> Values<impl Body<Data = Bytes> + Send + Unpin + use<>> {
         let frames: Vec<Result<Frame<Bytes>, Infallible>> =
             pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
-        Values::new(StreamBody::new(stream::iter(frames)), limit)
+        Values::new(StreamBody::new(stream::iter(frames)), limit, Unfinished::default().share())
     }
 
-    async fn all(pieces: &[&'static str]) -> Vec<Result<Bytes, String>> {
+    async fn all(pieces: &[&'static str]) -> Vec<Result<Bytes, Refusal>> {
         let mut values = values(pieces, 1_000);
         let mut all = Vec::new();
         loop {
             match values.next().await {
                 Ok(Some(value)) => all.push(Ok(value)),
                 Ok(None) => return all,
-                Err(status) => {
-                    all.push(Err(status.message().to_owned()));
+                Err(refusal) => {
+                    all.push(Err(refusal));
                     return all;
                 }
             }
@@ -197,26 +221,26 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_value_is_refused_in_gos_words() {
-        let eof = Err("unexpected EOF".to_owned());
-        assert_eq!(all(&["{\"a\""]).await, [eof.clone()]);
-        assert_eq!(all(&["{}", "{\"}"]).await, [Ok(Bytes::from("{}")), eof]);
-        let x = Err("invalid character 'x' looking for beginning of value".to_owned());
-        assert_eq!(all(&["x"]).await, [x.clone()]);
-        assert_eq!(all(&["{}x"]).await, [Ok(Bytes::from("{}")), x]);
+        let eof = || Err(malformed("unexpected EOF"));
+        assert_eq!(all(&["{\"a\""]).await, [eof()]);
+        assert_eq!(all(&["{}", "{\"}"]).await, [Ok(Bytes::from("{}")), eof()]);
+        let x = || Err(malformed("invalid character 'x' looking for beginning of value"));
+        assert_eq!(all(&["x"]).await, [x()]);
+        assert_eq!(all(&["{}x"]).await, [Ok(Bytes::from("{}")), x()]);
         assert!(all(&["}"]).await[0].is_err());
     }
 
     #[tokio::test]
     async fn size_and_depth_are_bounded() {
         let mut large = values(&["{\"a\":\"", "0123456789", "\"}"], 12);
-        let status = large.next().await.expect_err("too large");
+        let status = Status::from(large.next().await.expect_err("too large"));
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         assert_eq!(status.message(), "grpc: received message larger than max (16 vs. 12)");
         let trailing = values(&["{}", "          ", "          "], 12).only().await;
-        assert_eq!(trailing.expect_err("too large").code(), tonic::Code::ResourceExhausted);
+        assert_eq!(trailing.expect_err("too large"), Refusal::TooLarge(20, 12));
         let deep: &'static str = Box::leak("[".repeat(MAX_DEPTH + 1).into_boxed_str());
-        assert_eq!(all(&[deep]).await, [Err("exceeded max depth".to_owned())]);
-        assert_eq!(all(&[&deep[1..]]).await, [Err("unexpected EOF".to_owned())]);
+        assert_eq!(all(&[deep]).await, [Err(Refusal::TooDeep)]);
+        assert_eq!(all(&[&deep[1..]]).await, [Err(malformed("unexpected EOF"))]);
     }
 
     #[tokio::test]

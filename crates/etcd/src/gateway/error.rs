@@ -19,11 +19,6 @@ pub(crate) fn malformed(error: &serde_json::Error) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-/// The client sends too slowly. etcd waits for ever.
-pub(crate) fn slow_body() -> Status {
-    Status::cancelled("quorate: the request body did not arrive in time")
-}
-
 pub(crate) fn answer(status: &Status) -> Response<Answer> {
     let message = status.message();
     let body = serde_json::json!({"error": message, "message": message, "code": status.code() as i32});

@@ -10,7 +10,9 @@ use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
 use tonic::Status;
 
+use crate::gateway::body::Refusal;
 use crate::gateway::transcode;
+use crate::status;
 
 /// etcd's table (`api/etcdserverpb/rpc.proto`, `v3lock.proto`, `v3election.proto`; `hashkv` as from 3.6 on).
 const TABLE: &[(&str, &str, &str)] = &[
@@ -98,6 +100,12 @@ impl Route {
     /// What is answered.
     pub(crate) fn output(&self) -> MessageDescriptor {
         self.method.output()
+    }
+
+    /// Why a request is refused whose JSON is too deep. The one message that nests is a transaction, and each level of
+    /// it is an operation.
+    pub(crate) fn too_deep(&self) -> Status {
+        if self.path.path().ends_with("/Txn") { status::TOO_MANY_OPS.into() } else { Refusal::TooDeep.into() }
     }
 
     /// A request out of its JSON; without any, the empty one.

@@ -33,6 +33,9 @@ use crate::WatchSpec;
 /// affordable: the events are shared, the queue holds references.
 pub const QUEUE_EVENTS: usize = 1024;
 
+/// Bytes of those events, so that large values do not make a stuck reader hold a gigabyte.
+pub const QUEUE_BYTES: usize = 1 << 20;
+
 /// Names a watch of this hub.
 pub type WatchId = u64;
 
@@ -45,16 +48,77 @@ pub struct Hub {
     watches: BTreeMap<WatchId, Watch>,
     /// Watches of a single key, by key: most watches, found without asking the others.
     points: BTreeMap<Bytes, BTreeSet<WatchId>>,
-    /// Watches of ranges.
+    /// Watches of everything that begins alike, by that beginning: found by the beginnings of an event's key.
+    prefixes: BTreeMap<Bytes, BTreeSet<WatchId>>,
+    /// How many of those beginnings there are of each length: others need not be looked for.
+    lengths: BTreeMap<usize, usize>,
+    /// Watches of other ranges: each is asked.
     ranges: BTreeSet<WatchId>,
+}
+
+/// How a watch is found.
+enum Kind {
+    Point,
+    Prefix,
+    Range,
+}
+
+impl Kind {
+    fn of(spec: &WatchSpec) -> Kind {
+        let (key, end) = (&spec.key, &spec.range_end);
+        if end.is_empty() {
+            return Kind::Point;
+        }
+        match (key.split_last(), end.split_last()) {
+            (Some((last, start)), Some((next, end_start)))
+                if start == end_start && last.checked_add(1) == Some(*next) =>
+            {
+                Kind::Prefix
+            }
+            _ => Kind::Range,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Watch {
     spec: WatchSpec,
     place: Place,
-    queue: VecDeque<Delivery>,
-    queued: usize,
+    queue: VecDeque<Queued>,
+    queued: Weight,
+}
+
+#[derive(Debug)]
+struct Queued {
+    delivery: Delivery,
+    weight: Weight,
+}
+
+/// What a queue is bounded by.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weight {
+    events: usize,
+    bytes: usize,
+}
+
+impl Weight {
+    fn of(events: &[Arc<Event>]) -> Weight {
+        let size = |kv: &quorate_state::KeyValue| kv.key.len() + kv.value.len();
+        let bytes = events.iter().map(|event| size(&event.kv) + event.prev_kv.as_ref().map_or(0, size)).sum();
+        Weight { events: events.len(), bytes }
+    }
+
+    fn plus(self, other: Weight) -> Weight {
+        Weight { events: self.events + other.events, bytes: self.bytes + other.bytes }
+    }
+
+    fn minus(self, other: Weight) -> Weight {
+        Weight { events: self.events - other.events, bytes: self.bytes - other.bytes }
+    }
+
+    fn fits(self) -> bool {
+        self.events <= QUEUE_EVENTS && self.bytes <= QUEUE_BYTES
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -117,29 +181,43 @@ impl Hub {
     pub fn watch(&mut self, spec: WatchSpec) -> WatchId {
         self.last_id += 1;
         let id = self.last_id;
-        if spec.range_end.is_empty() {
-            self.points.entry(spec.key.clone()).or_default().insert(id);
-        } else {
-            self.ranges.insert(id);
+        match Kind::of(&spec) {
+            Kind::Point => drop(self.points.entry(spec.key.clone()).or_default().insert(id)),
+            Kind::Prefix => {
+                let alike = self.prefixes.entry(spec.key.clone()).or_default();
+                if alike.is_empty() {
+                    *self.lengths.entry(spec.key.len()).or_default() += 1;
+                }
+                alike.insert(id);
+            }
+            Kind::Range => drop(self.ranges.insert(id)),
         }
         let place = match spec.start_revision {
             start if start <= 0 => Place::Synced { start: self.revision + 1 },
             start if start > self.revision => Place::Synced { start },
             start => Place::Lagging { next: start },
         };
-        self.watches.insert(id, Watch { spec, place, queue: VecDeque::new(), queued: 0 });
+        self.watches.insert(id, Watch { spec, place, queue: VecDeque::new(), queued: Weight::default() });
         id
     }
 
     /// Forgets a watch.
     pub fn cancel(&mut self, id: WatchId) {
         let Some(watch) = self.watches.remove(&id) else { return };
-        self.ranges.remove(&id);
-        if let Some(ids) = self.points.get_mut(&watch.spec.key) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.points.remove(&watch.spec.key);
+        let key = &watch.spec.key;
+        match Kind::of(&watch.spec) {
+            Kind::Point => drop(leave(&mut self.points, key, id)),
+            Kind::Prefix => {
+                if leave(&mut self.prefixes, key, id)
+                    && let Some(alike) = self.lengths.get_mut(&key.len())
+                {
+                    *alike -= 1;
+                    if *alike == 0 {
+                        self.lengths.remove(&key.len());
+                    }
+                }
             }
+            Kind::Range => drop(self.ranges.remove(&id)),
         }
     }
 
@@ -147,27 +225,37 @@ impl Hub {
     pub fn publish(&mut self, events: &[Arc<Event>], revision: Revision) -> Vec<WatchId> {
         let before = self.revision;
         self.revision = self.revision.max(revision);
-        let mut matched: BTreeMap<WatchId, Vec<Arc<Event>>> = BTreeMap::new();
-        for event in events {
-            let points = self.points.get(&event.kv.key).into_iter().flatten();
-            for id in points.chain(&self.ranges) {
+        let mut matched: BTreeMap<WatchId, Vec<usize>> = BTreeMap::new();
+        for (at, event) in events.iter().enumerate() {
+            let key = &event.kv.key;
+            let points = self.points.get(key).into_iter().flatten();
+            let beginnings = self.lengths.keys().take_while(|length| **length <= key.len());
+            let prefixes = beginnings.filter_map(|length| self.prefixes.get(&key[..*length])).flatten();
+            for id in points.chain(prefixes).chain(&self.ranges) {
                 let Some(watch) = self.watches.get(id) else { continue };
                 let Place::Synced { start } = watch.place else { continue };
                 if event.kv.mod_revision >= start && matches(&watch.spec, event) {
-                    matched.entry(*id).or_default().push(Arc::clone(event));
+                    matched.entry(*id).or_default().push(at);
                 }
             }
         }
-        for (id, events) in &mut matched {
+        // Applied events carry the version before; most watches do not ask for it, and share one copy without.
+        let mut plain: Vec<Option<Arc<Event>>> = vec![None; events.len()];
+        for (id, places) in &matched {
             let Some(watch) = self.watches.get_mut(id) else { continue };
-            if watch.queued > 0 && watch.queued + events.len() > QUEUE_EVENTS {
+            let shown = places.iter().map(|at| match watch.spec.prev_kv {
+                true => Arc::clone(&events[*at]),
+                false => Arc::clone(plain[*at].get_or_insert_with(|| without_prev(&events[*at]))),
+            });
+            let shown: Vec<_> = shown.collect();
+            let weight = Weight::of(&shown);
+            if watch.queued.events > 0 && !watch.queued.plus(weight).fits() {
                 // A victim: the whole chunk is history to it.
                 watch.place = Place::Lagging { next: before + 1 };
                 continue;
             }
-            let events: Vec<_> = events.drain(..).map(|event| shown(&watch.spec, event)).collect();
-            watch.queued += events.len();
-            watch.queue.push_back(Delivery { events, revision });
+            watch.queued = watch.queued.plus(weight);
+            watch.queue.push_back(Queued { delivery: Delivery { events: shown, revision }, weight });
         }
         matched.into_keys().collect()
     }
@@ -188,8 +276,8 @@ impl Hub {
     /// What the reader of `id` does next.
     pub fn take(&mut self, id: WatchId) -> Take {
         let Some(watch) = self.watches.get_mut(&id) else { return Take::Gone };
-        if let Some(delivery) = watch.queue.pop_front() {
-            watch.queued -= delivery.events.len();
+        if let Some(Queued { delivery, weight }) = watch.queue.pop_front() {
+            watch.queued = watch.queued.minus(weight);
             return Take::Deliver(delivery);
         }
         match watch.place {
@@ -229,12 +317,22 @@ pub fn matches(spec: &WatchSpec, event: &Event) -> bool {
     inside && wanted
 }
 
-/// The event as this watch shows it. Applied events carry the version before; most watches do not ask for it.
-fn shown(spec: &WatchSpec, event: Arc<Event>) -> Arc<Event> {
-    if spec.prev_kv || event.prev_kv.is_none() {
-        return event;
+fn without_prev(event: &Arc<Event>) -> Arc<Event> {
+    if event.prev_kv.is_none() {
+        return Arc::clone(event);
     }
-    Arc::new(Event { prev_kv: None, ..Event::clone(&event) })
+    Arc::new(Event { prev_kv: None, ..Event::clone(event) })
+}
+
+/// True when nobody is left under `key`.
+fn leave(watches: &mut BTreeMap<Bytes, BTreeSet<WatchId>>, key: &Bytes, id: WatchId) -> bool {
+    let Some(alike) = watches.get_mut(key) else { return false };
+    alike.remove(&id);
+    let empty = alike.is_empty();
+    if empty {
+        watches.remove(key);
+    }
+    empty
 }
 
 #[cfg(test)]
@@ -304,7 +402,8 @@ mod tests {
                         let start =
                             [0, random.i64(1..=revision), revision + random.i64(1..20)][random.usize(0..3)];
                         let (key, range_end) =
-                            [("a", ""), ("b", ""), ("a", "c"), ("a", "\0")][random.usize(0..4)];
+                            [("a", ""), ("b", ""), ("a", "c"), ("a", "\0"), ("a", "b"), ("ab", "ac")]
+                                [random.usize(0..6)];
                         let spec = WatchSpec {
                             key: key.into(),
                             range_end: range_end.into(),
@@ -322,7 +421,11 @@ mod tests {
                         for _ in 0..revisions {
                             revision += 1;
                             for sub in 0..random.u32(1..3) {
-                                events.push(event(["a", "b", "c"][random.usize(0..3)], revision, sub));
+                                events.push(event(
+                                    ["a", "b", "c", "ab", "abc"][random.usize(0..5)],
+                                    revision,
+                                    sub,
+                                ));
                             }
                         }
                         history.extend(events.iter().cloned());
@@ -331,6 +434,11 @@ mod tests {
                         } else {
                             hub.publish(&events, revision);
                         }
+                    }
+                    5 if readers.len() > 3 => {
+                        let gone = readers.swap_remove(random.usize(0..readers.len()));
+                        hub.cancel(gone.id);
+                        assert!(matches!(hub.take(gone.id), Take::Gone));
                     }
                     _ if !readers.is_empty() => {
                         let chosen = random.usize(0..readers.len());

@@ -14,8 +14,10 @@ use tokio::sync::Notify;
 use crate::watch::hub::{self, Delivery, Hub, Take, WatchId};
 use crate::{WatchItem, WatchSpec};
 
-/// Events read from history at once: a reader that catches up shares the disk with the apply thread.
+/// Events, and bytes of them, read from history at once: a reader that catches up shares the disk with the apply thread,
+/// and holds a page in memory. A single revision may be larger, by the largest request.
 const PAGE: usize = 512;
+const PAGE_BYTES: usize = 1 << 20;
 
 /// The hub, shared between the apply thread and the readers.
 pub(crate) struct Pump {
@@ -142,15 +144,15 @@ impl Watcher {
     fn history(&mut self, from: Revision, through: Revision) -> Option<WatchItem> {
         let spec = &self.spec;
         let page = self.consensus.read(|view| {
-            let events = match quorate_state::events(view, from, PAGE)? {
-                Ok(events) => events,
+            let page = match quorate_state::events_page(view, from, PAGE, PAGE_BYTES)? {
+                Ok(page) => page,
                 Err(rejection) => return Ok(Err((rejection, quorate_state::compacted(view)?))),
             };
-            // A full page ends with a whole revision; a short one ends where history ends.
-            let last = events.last().map(|event| event.kv.mod_revision);
-            let read_to = if events.len() >= PAGE { last.unwrap_or(through).min(through) } else { through };
+            // A full page ends with a whole revision; the last one ends where history ends.
+            let last = page.events.last().map(|event| event.kv.mod_revision);
+            let read_to = if page.more { last.unwrap_or(through).min(through) } else { through };
             let mut matching = Vec::new();
-            for event in events {
+            for event in page.events {
                 if event.kv.mod_revision <= through && hub::matches(spec, &event) {
                     let event =
                         if spec.prev_kv { quorate_state::event_with_prev(view, event)? } else { event };

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    quorate::ctl::Cli::parse().run()
+    quorate::ctl::main()
 }

@@ -1,29 +1,17 @@
 //! `del`: deletes keys, as etcdctl does.
 
 use clap::Args;
-use quorate_wire::etcdserverpb::{DeleteRangeRequest, RangeRequest};
-use serde_json::{Map, Value};
+use quorate_wire::etcdserverpb::{DeleteRangeRequest, DeleteRangeResponse, RangeRequest};
 
-use super::print::{
-    Answer, Form, KV_COLUMNS, Shape, header_fields, header_json, kv_fields, kv_json, kv_row, number,
-};
-use super::{Context, Outcome, output, store};
+use super::answer::Form;
+use super::keys::Selection;
+use super::{Context, Failure, Outcome, output};
 
 /// Arguments of `del`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The key, and the end of a range (exclusive)
-    #[arg(value_name = "KEY [RANGE_END]")]
-    keys: Vec<String>,
-    /// Every key that begins with KEY
-    #[arg(long)]
-    prefix: bool,
-    /// Every key from KEY on
-    #[arg(long)]
-    from_key: bool,
-    /// Print what was deleted
-    #[arg(long)]
-    prev_kv: bool,
+    #[command(flatten)]
+    operation: Operation,
     /// Say what would be deleted
     #[arg(long)]
     dry_run: bool,
@@ -31,17 +19,28 @@ pub struct Arguments {
     form: Form,
 }
 
+/// What is deleted: also an operation of `txn`.
+#[derive(Debug, Args)]
+pub struct Operation {
+    #[command(flatten)]
+    selection: Selection,
+    /// Print what was deleted
+    #[arg(long)]
+    prev_kv: bool,
+}
+
 impl Arguments {
     /// Does it.
     ///
     /// # Errors
-    /// See [`super::Failure`].
+    /// See [`Failure`].
     pub async fn run(&self, context: &Context) -> Outcome {
-        let (key, range_end) = store::key_range("del", &self.keys, self.prefix, self.from_key)?;
+        let printer = self.form.printer::<DeleteRangeResponse>(context)?;
+        let request = self.operation.request()?;
         if self.dry_run {
             let request = RangeRequest {
-                key: key.into(),
-                range_end: range_end.into(),
+                key: request.key,
+                range_end: request.range_end,
                 keys_only: true,
                 ..RangeRequest::default()
             };
@@ -52,30 +51,17 @@ impl Arguments {
             }
             return Ok(());
         }
-        let request =
-            DeleteRangeRequest { key: key.into(), range_end: range_end.into(), prev_kv: self.prev_kv };
-        let response = context.store.delete(request).await?;
-        let mut simple = vec![response.deleted.to_string().into_bytes()];
-        let mut fields = header_fields(response.header.as_ref());
-        fields.push(format!("\"Deleted\" : {}", response.deleted));
-        for kv in &response.prev_kvs {
-            simple.extend([kv.key.to_vec(), kv.value.to_vec()]);
-            fields.extend(kv_fields("Prev", kv));
-        }
-        let mut json = Map::new();
-        json.insert("header".to_owned(), header_json(response.header.as_ref()));
-        number(&mut json, "deleted", response.deleted);
-        if !response.prev_kvs.is_empty() {
-            json.insert("prev_kvs".to_owned(), response.prev_kvs.iter().map(kv_json).collect());
-        }
-        Answer {
-            simple,
-            json: Value::Object(json),
-            fields,
-            columns: KV_COLUMNS.to_vec(),
-            rows: response.prev_kvs.iter().map(kv_row).collect(),
-            as_table: false,
-        }
-        .print(self.form.shape(Shape::Simple))
+        printer.done(&context.store.tell(async |at| at.kv().delete_range(request.clone()).await).await?)
+    }
+}
+
+impl Operation {
+    /// The request.
+    ///
+    /// # Errors
+    /// Arguments that contradict one another.
+    pub fn request(&self) -> Result<DeleteRangeRequest, Failure> {
+        let (key, range_end) = self.selection.range("del")?;
+        Ok(DeleteRangeRequest { key: key.into(), range_end: range_end.into(), prev_kv: self.prev_kv })
     }
 }

@@ -4,8 +4,9 @@
 
 use clap::Args;
 use futures_util::future::join_all;
-use quorate_wire::etcdserverpb::Member;
+use quorate_wire::etcdserverpb::{Member, MoveLeaderRequest};
 
+use super::answer::{Done, Form};
 use super::{Context, Failure, Outcome, output};
 
 /// Arguments of `move-leader`.
@@ -13,10 +14,12 @@ use super::{Context, Failure, Outcome, output};
 pub struct Arguments {
     /// The member that shall lead: its id (hexadecimal) or its name
     #[arg(value_name = "ID | NAME")]
-    target: Option<String>,
+    target: Vec<String>,
     /// Say what would be done
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 impl Arguments {
@@ -25,9 +28,10 @@ impl Arguments {
     /// # Errors
     /// See [`Failure`].
     pub async fn run(&self, context: &Context) -> Outcome {
-        let Some(target) = &self.target else {
+        let [target] = self.target.as_slice() else {
             return Err(Failure::bad_arguments("move-leader command needs 1 argument"));
         };
+        let printer = self.form.printer::<Done<_>>(context)?;
         let members = context.store.members().await?.members;
         let target = find(target, &members)?;
         // The leader is asked itself: it may be behind an endpoint that was not given.
@@ -49,9 +53,18 @@ impl Arguments {
             output::line(&format!("would transfer leadership from {leader:x} to {target:x}"));
             return Ok(());
         }
-        context.store.move_leader(endpoint, target).await?;
-        output::line(&format!("Leadership transferred from {leader:x} to {target:x}"));
-        Ok(())
+        let request = MoveLeaderRequest { target_id: target };
+        let message = context
+            .store
+            .at(endpoint, async |at| at.maintenance().move_leader(request).await)
+            .await
+            .map_err(Failure::new)?;
+        printer.done(&Done {
+            name: "etcdserverpb.MoveLeaderResponse",
+            header: message.header,
+            message,
+            sentence: format!("Leadership transferred from {leader:x} to {target:x}"),
+        })
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::io::{self, Write};
 
-use base64::Engine as _;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,16 +18,6 @@ pub enum Format {
     Yaml,
     /// A header and rows, tabs between.
     Tsv,
-}
-
-/// etcdctl's `--write-out`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[allow(missing_docs)]
-pub enum WriteOut {
-    Simple,
-    Table,
-    Json,
-    Fields,
 }
 
 /// Writes text and a line feed. A reader that went away (`| head`) ends the program quietly.
@@ -46,6 +35,19 @@ pub fn raw_line(bytes: &[u8]) {
     if done.is_err() {
         std::process::exit(0);
     }
+}
+
+/// Writes bytes as they are.
+pub fn raw(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Writes a question and stays on its line.
+pub fn prompt(question: &str) {
+    raw(question.as_bytes());
 }
 
 /// Writes a line to standard error.
@@ -102,99 +104,5 @@ fn sorted(value: &Value) -> Value {
         }
         Value::Array(items) => items.iter().map(sorted).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
-    }
-}
-
-/// Standard base64, as protobuf's JSON writes bytes.
-#[must_use]
-pub fn base64(bytes: &[u8]) -> String {
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
-
-/// Text between quotes, as Go's `%q` prints it: bytes that are no text become `\x..`.
-#[must_use]
-pub fn go_quoted(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut quoted = String::from("\"");
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' => quoted.push_str("\\\""),
-                '\\' => quoted.push_str("\\\\"),
-                '\n' => quoted.push_str("\\n"),
-                '\r' => quoted.push_str("\\r"),
-                '\t' => quoted.push_str("\\t"),
-                c if c.is_control() => {
-                    let _ = write!(quoted, "\\x{:02x}", u32::from(c));
-                }
-                c => quoted.push(c),
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(quoted, "\\x{byte:02x}");
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// `152 kB`, as etcdctl prints sizes: powers of 1000, one digit behind the point below 10.
-#[must_use]
-#[allow(clippy::cast_precision_loss)]
-pub fn size(bytes: i64) -> String {
-    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
-    let mut value = bytes.max(0) as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit < UNITS.len() - 1 {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let value = (value * 10.0 + 0.5).floor() / 10.0;
-    if unit > 0 && value < 10.0 {
-        format!("{value:.1} {}", UNITS[unit])
-    } else {
-        format!("{value:.0} {}", UNITS[unit])
-    }
-}
-
-/// A duration as Go prints it: `4.40502ms`, `1.5s`.
-#[must_use]
-pub fn go_duration(duration: std::time::Duration) -> String {
-    let nanos = duration.as_nanos();
-    let (unit, name) = match nanos {
-        0 => return "0s".to_owned(),
-        1..1_000 => (1, "ns"),
-        1_000..1_000_000 => (1_000, "µs"),
-        1_000_000..1_000_000_000 => (1_000_000, "ms"),
-        _ => (1_000_000_000, "s"),
-    };
-    let (whole, rest) = (nanos / unit, nanos % unit);
-    let digits = unit.ilog10() as usize;
-    let fraction = format!("{rest:0digits$}");
-    let fraction = fraction.trim_end_matches('0');
-    if rest == 0 { format!("{whole}{name}") } else { format!("{whole}.{fraction}{name}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn sizes_and_durations_as_etcdctl_prints_them() {
-        assert_eq!(size(151_552), "152 kB");
-        assert_eq!(size(20_480), "20 kB");
-        assert_eq!(size(8_192), "8.2 kB");
-        assert_eq!(size(999), "999 B");
-        assert_eq!(go_duration(Duration::from_nanos(4_405_020)), "4.40502ms");
-        assert_eq!(go_duration(Duration::from_millis(1500)), "1.5s");
-        assert_eq!(go_duration(Duration::from_nanos(950)), "950ns");
-    }
-
-    #[test]
-    fn bytes_between_quotes_and_in_base64() {
-        assert_eq!(go_quoted(b"a\"b\n\xff\xc3\xa9"), "\"a\\\"b\\n\\xff\u{e9}\"");
-        assert_eq!(base64(b"foo"), "Zm9v");
     }
 }

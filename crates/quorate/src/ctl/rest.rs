@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use super::Failure;
-use super::output::base64;
+use super::go::base64;
 use crate::config::settings::Credentials;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

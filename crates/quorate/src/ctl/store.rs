@@ -1,133 +1,330 @@
 //! The store over gRPC: one endpoint after the other until one answers.
 //!
 //! A refused connection means that nothing has happened, so the next endpoint is asked. Once a request is on its way
-//! only a read is asked again elsewhere; a write may have been done, and the operator is told instead.
+//! only what may safely happen twice is asked again elsewhere ([`Store::ask`]); anything else may have been done
+//! ([`Store::tell`]), and the operator is told so instead. With a user the store is asked for a token first; a token
+//! that is no longer known is replaced once, because the request it came with has not been performed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use quorate_wire::etcdserverpb::auth_client::AuthClient;
 use quorate_wire::etcdserverpb::cluster_client::ClusterClient;
 use quorate_wire::etcdserverpb::kv_client::KvClient;
+use quorate_wire::etcdserverpb::lease_client::LeaseClient;
 use quorate_wire::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_wire::etcdserverpb::watch_client::WatchClient;
 use quorate_wire::etcdserverpb::{
-    DeleteRangeRequest, DeleteRangeResponse, MemberListRequest, MemberListResponse, MoveLeaderRequest,
-    PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse,
+    AuthenticateRequest, MemberListRequest, MemberListResponse, RangeRequest, RangeResponse, StatusRequest,
+    StatusResponse,
 };
-use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
 
-use super::Failure;
+use super::connect::Dialer;
+use super::{Failure, go, output};
 
-/// As etcdctl's `--dial-timeout`: a machine that is gone answers nothing, not even a refusal.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A range of a large keyspace comes in one message.
 const LARGEST_ANSWER: usize = 1 << 30;
+/// Between two rounds over all endpoints while the store elects a leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Members answer, but they have no quorum.
+const NO_ANSWER: &str = "no answer from the store";
+/// Go's words, which scripts around etcdctl look for.
+const DEADLINE: &str = "context deadline exceeded";
 
-/// Where the store can be asked.
+/// A name and a password.
+#[derive(Clone)]
+pub struct User {
+    /// As the store knows it.
+    pub name: String,
+    /// In clear.
+    pub password: String,
+}
+
+/// Where the store can be asked, and as whom. A clone shares the connection.
+#[derive(Clone)]
 pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     endpoints: Vec<String>,
     timeout: Duration,
+    dialer: Arc<Dialer>,
+    user: Option<User>,
+    debug: bool,
+    /// The connection that was used last.
+    current: Mutex<Option<Connection>>,
+    /// What the store calls this user's visit.
+    token: Mutex<Option<AsciiMetadataValue>>,
+}
+
+/// Puts the token on every request.
+#[derive(Clone)]
+pub struct Stamp(Option<AsciiMetadataValue>);
+
+impl Interceptor for Stamp {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+type Stamped = InterceptedService<Channel, Stamp>;
+
+/// A connection to one endpoint, with every service behind it.
+#[derive(Clone)]
+pub struct Connection {
+    /// Which one.
+    pub endpoint: String,
+    channel: Channel,
+    stamp: Stamp,
+}
+
+impl Connection {
+    /// Keys.
+    #[must_use]
+    pub fn kv(&self) -> KvClient<Stamped> {
+        KvClient::with_interceptor(self.channel.clone(), self.stamp.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    /// Changes of keys.
+    #[must_use]
+    pub fn watch(&self) -> WatchClient<Stamped> {
+        WatchClient::with_interceptor(self.channel.clone(), self.stamp.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    /// Leases.
+    #[must_use]
+    pub fn lease(&self) -> LeaseClient<Stamped> {
+        LeaseClient::with_interceptor(self.channel.clone(), self.stamp.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    /// Members.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterClient<Stamped> {
+        ClusterClient::with_interceptor(self.channel.clone(), self.stamp.clone())
+    }
+
+    /// Status, alarms, snapshots.
+    #[must_use]
+    pub fn maintenance(&self) -> MaintenanceClient<Stamped> {
+        MaintenanceClient::with_interceptor(self.channel.clone(), self.stamp.clone())
+    }
+
+    /// Users and roles.
+    #[must_use]
+    pub fn auth(&self) -> AuthClient<Stamped> {
+        AuthClient::with_interceptor(self.channel.clone(), self.stamp.clone())
+    }
+}
+
+/// Why one endpoint gave no answer.
+enum Trouble {
+    /// Nothing has been asked.
+    Unreachable(String),
+    /// The time is over.
+    Late,
+    /// The store's or the connection's own words.
+    Said(Status),
 }
 
 impl Store {
-    /// `host:port` or URLs, asked in this order.
+    /// Endpoints are asked in this order; `timeout` is `--command-timeout`.
     #[must_use]
-    pub fn new(endpoints: Vec<String>, timeout: Duration) -> Store {
-        Store { endpoints, timeout }
+    pub fn new(
+        endpoints: Vec<String>,
+        timeout: Duration,
+        dialer: Arc<Dialer>,
+        user: Option<User>,
+        debug: bool,
+    ) -> Store {
+        let (current, token) = (Mutex::new(None), Mutex::new(None));
+        Store { shared: Arc::new(Shared { endpoints, timeout, dialer, user, debug, current, token }) }
+    }
+
+    /// The same store over a connection of its own.
+    #[must_use]
+    pub fn another(&self) -> Store {
+        self.with_timeout(self.shared.timeout)
+    }
+
+    /// The same store over a connection of its own, with another patience.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Store {
+        let shared = &self.shared;
+        Store::new(
+            shared.endpoints.clone(),
+            timeout,
+            Arc::clone(&shared.dialer),
+            shared.user.clone(),
+            shared.debug,
+        )
     }
 
     /// As given.
     #[must_use]
     pub fn endpoints(&self) -> &[String] {
-        &self.endpoints
+        &self.shared.endpoints
     }
 
     /// `--command-timeout`.
     #[must_use]
     pub fn timeout(&self) -> Duration {
-        self.timeout
+        self.shared.timeout
     }
 
-    /// A connection to one endpoint.
-    ///
-    /// # Errors
-    /// The sentence for the operator; nothing has been asked yet.
-    pub async fn connect(&self, endpoint: &str) -> Result<Channel, String> {
-        let url = if endpoint.contains("://") {
-            endpoint.to_owned()
-        } else {
-            format!("http://{}", endpoint.trim())
-        };
-        let target = Endpoint::from_shared(url)
-            .map_err(|_| format!("{endpoint} is not an address"))?
-            .connect_timeout(DIAL_TIMEOUT.min(self.timeout));
-        target.connect().await.map_err(|error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            format!("{endpoint}: {cause}")
-        })
+    /// How connections are made.
+    #[must_use]
+    pub fn dialer(&self) -> &Dialer {
+        &self.shared.dialer
     }
 
-    /// The first endpoint that lets itself be connected to.
+    /// Asks what may safely be asked twice, at one endpoint after the other while the time lasts.
     ///
     /// # Errors
-    /// None does.
-    pub async fn any(&self) -> Result<(Channel, String), Failure> {
+    /// The store's refusal, or that nobody answered.
+    pub async fn ask<T>(
+        &self,
+        rpc: impl AsyncFn(Connection) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + self.shared.timeout;
         let mut reasons = Vec::new();
-        for endpoint in &self.endpoints {
-            match self.connect(endpoint).await {
-                Ok(channel) => return Ok((channel, endpoint.clone())),
-                Err(reason) => reasons.push(reason),
+        loop {
+            reasons.clear();
+            let mut transient = false;
+            for endpoint in self.order() {
+                match self.exchange(&endpoint, deadline, &rpc).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(Trouble::Unreachable(reason)) => reasons.push(reason),
+                    Err(Trouble::Said(status)) if status.code() == Code::Unavailable => {
+                        transient = true;
+                        reasons.push(format!("{endpoint}: {}", sentence(&status)));
+                    }
+                    Err(Trouble::Said(status)) => return Err(Failure::new(sentence(&status))),
+                    Err(Trouble::Late) => return Err(self.late(&endpoint)),
+                }
+            }
+            // Nobody listens anywhere: no waiting will be rewarded. An election, however, passes.
+            if !transient {
+                return Err(nobody(&reasons));
+            }
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(Failure::new(format!("{NO_ANSWER} ({})", reasons.join("; "))));
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Asks for a change, once, at the first endpoint that lets itself be connected to.
+    ///
+    /// # Errors
+    /// The store's refusal, or that the outcome is unknown.
+    pub async fn tell<T>(
+        &self,
+        rpc: impl AsyncFn(Connection) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        let mut reasons = Vec::new();
+        for endpoint in self.order() {
+            let deadline = Instant::now() + self.shared.timeout;
+            match self.exchange(&endpoint, deadline, &rpc).await {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Unreachable(reason)) => reasons.push(reason),
+                Err(Trouble::Said(status)) => {
+                    let mut message = sentence(&status);
+                    if is_lost(&status) {
+                        message = format!(
+                            "{endpoint}: {message}; it may have been done: look before you repeat it"
+                        );
+                    }
+                    return Err(Failure::new(message));
+                }
+                Err(Trouble::Late) => return Err(self.late(&endpoint)),
             }
         }
-        Err(Failure::new(format!("no endpoint of the store can be reached ({})", reasons.join("; "))))
+        Err(nobody(&reasons))
     }
 
-    /// Reads keys; asked again elsewhere while the time lasts.
+    /// Asks one endpoint, for itself.
+    ///
+    /// # Errors
+    /// The sentence for the operator.
+    pub async fn at<T>(
+        &self,
+        endpoint: &str,
+        rpc: impl AsyncFn(Connection) -> Result<Response<T>, Status>,
+    ) -> Result<T, String> {
+        let deadline = Instant::now() + self.shared.timeout;
+        match self.exchange(endpoint, deadline, &rpc).await {
+            Ok(answer) => Ok(answer),
+            Err(Trouble::Unreachable(reason)) => Err(reason),
+            Err(Trouble::Said(status)) => Err(sentence(&status)),
+            Err(Trouble::Late) => Err(DEADLINE.to_owned()),
+        }
+    }
+
+    /// A connection to the first endpoint that lets itself be connected to, for streams.
+    ///
+    /// # Errors
+    /// None does, or the store does not know the user.
+    pub async fn any(&self) -> Result<Connection, Failure> {
+        let deadline = Instant::now() + self.shared.timeout;
+        let mut reasons = Vec::new();
+        for endpoint in self.order() {
+            match self.open(&endpoint, deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(Trouble::Unreachable(reason)) => reasons.push(reason),
+                Err(Trouble::Said(status)) => reasons.push(format!("{endpoint}: {}", sentence(&status))),
+                Err(Trouble::Late) => return Err(self.late(&endpoint)),
+            }
+        }
+        Err(nobody(&reasons))
+    }
+
+    /// Whether the connection that was used last must not be used again: it is forgotten, and so is the token.
+    pub fn forget(&self) {
+        *self.shared.current.lock() = None;
+        *self.shared.token.lock() = None;
+    }
+
+    /// Reads keys.
     ///
     /// # Errors
     /// The store's refusal, or that nobody answered.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Failure> {
-        self.read(|channel| {
-            let request = request.clone();
-            async move {
-                let mut client = KvClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
-                client.range(request).await.map(tonic::Response::into_inner)
-            }
-        })
-        .await
+        self.ask(async |at| at.kv().range(request.clone()).await).await
     }
 
-    /// The membership.
+    /// The membership. Without a quorum it is what one member remembers, and that is said.
     ///
     /// # Errors
     /// The store's refusal, or that nobody answered.
     pub async fn members(&self) -> Result<MemberListResponse, Failure> {
-        self.read(|channel| async move {
-            let request = MemberListRequest { linearizable: true };
-            ClusterClient::new(channel).member_list(request).await.map(tonic::Response::into_inner)
-        })
-        .await
-    }
-
-    /// Writes a key, once.
-    ///
-    /// # Errors
-    /// The store's refusal, or that the outcome is unknown.
-    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Failure> {
-        let (channel, _) = self.any().await?;
-        self.within(async { KvClient::new(channel).put(request).await }).await
-    }
-
-    /// Deletes keys, once.
-    ///
-    /// # Errors
-    /// The store's refusal, or that the outcome is unknown.
-    pub async fn delete(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Failure> {
-        let (channel, _) = self.any().await?;
-        self.within(async { KvClient::new(channel).delete_range(request).await }).await
+        let list = async |linearizable| {
+            self.ask(async |at| at.cluster().member_list(MemberListRequest { linearizable }).await).await
+        };
+        match list(true).await {
+            Ok(members) => Ok(members),
+            Err(failure) if failure.message.starts_with(NO_ANSWER) => {
+                let members = list(false).await.map_err(|_| failure)?;
+                output::complain(
+                    "the store has no quorum: this is the membership as one member remembers it",
+                );
+                Ok(members)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// What one endpoint says of itself.
@@ -135,102 +332,154 @@ impl Store {
     /// # Errors
     /// The sentence for the operator.
     pub async fn status(&self, endpoint: &str) -> Result<StatusResponse, String> {
-        let ask = async {
-            let channel = self.connect(endpoint).await?;
-            let answer = MaintenanceClient::new(channel).status(StatusRequest {}).await;
-            answer.map(tonic::Response::into_inner).map_err(|status| sentence(&status))
-        };
-        tokio::time::timeout(self.timeout, ask).await.unwrap_or_else(|_| Err(DEADLINE.to_owned()))
+        self.at(endpoint, async |at| at.maintenance().status(StatusRequest {}).await).await
     }
 
-    /// A linearizable read through one endpoint: a quorum stands behind it.
-    ///
-    /// # Errors
-    /// The sentence for the operator.
-    pub async fn probe(&self, endpoint: &str) -> Result<(), String> {
-        let ask = async {
-            let channel = self.connect(endpoint).await?;
-            let request = RangeRequest { key: "health".into(), ..RangeRequest::default() };
-            match KvClient::new(channel).range(request).await {
-                Ok(_) => Ok(()),
-                // Who may not read has been answered by a quorum all the same.
-                Err(status) if status.code() == Code::PermissionDenied => Ok(()),
-                Err(status) => Err(sentence(&status)),
-            }
-        };
-        tokio::time::timeout(self.timeout, ask).await.unwrap_or_else(|_| Err(DEADLINE.to_owned()))
+    /// The endpoint that was used last comes first.
+    fn order(&self) -> Vec<String> {
+        let mut endpoints = self.shared.endpoints.clone();
+        if let Some(current) = &*self.shared.current.lock() {
+            endpoints.sort_by_key(|endpoint| *endpoint != current.endpoint);
+        }
+        endpoints
     }
 
-    /// Asks the leader, at `endpoint`, to hand over.
-    ///
-    /// # Errors
-    /// The store's refusal, or that the outcome is unknown.
-    pub async fn move_leader(&self, endpoint: &str, target: u64) -> Result<(), Failure> {
-        let channel = self.connect(endpoint).await.map_err(Failure::new)?;
-        let request = MoveLeaderRequest { target_id: target };
-        self.within(async { MaintenanceClient::new(channel).move_leader(request).await }).await.map(|_| ())
-    }
-
-    async fn within<T>(
+    async fn exchange<T>(
         &self,
-        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-    ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.timeout, call).await {
+        endpoint: &str,
+        deadline: Instant,
+        rpc: &impl AsyncFn(Connection) -> Result<Response<T>, Status>,
+    ) -> Result<T, Trouble> {
+        let begun = Instant::now();
+        let connection = self.open(endpoint, deadline).await?;
+        let mut answer = timeout_at(deadline, rpc(connection)).await;
+        if let Ok(Err(status)) = &answer
+            && self.shared.user.is_some()
+            && is_stale(status)
+        {
+            self.forget();
+            let connection = self.open(endpoint, deadline).await?;
+            answer = timeout_at(deadline, rpc(connection)).await;
+        }
+        if self.shared.debug {
+            let how = match &answer {
+                Ok(Ok(_)) => "answered".to_owned(),
+                Ok(Err(status)) => format!("{:?}: {}", status.code(), status.message()),
+                Err(_) => DEADLINE.to_owned(),
+            };
+            output::complain(&format!("{endpoint} after {}: {how}", go::duration(begun.elapsed())));
+        }
+        match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(Failure::new(sentence(&status))),
-            Err(_) => Err(Failure::new(DEADLINE)),
+            Ok(Err(status)) => {
+                if is_lost(&status) {
+                    *self.shared.current.lock() = None;
+                }
+                Err(Trouble::Said(status))
+            }
+            Err(_) => {
+                *self.shared.current.lock() = None;
+                Err(Trouble::Late)
+            }
         }
     }
 
-    /// Goes round the endpoints until one answers or the time is over. A refusal is an answer.
-    async fn read<T, F>(&self, mut call: impl FnMut(Channel) -> F) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, Status>>,
-    {
-        let deadline = Instant::now() + self.timeout;
-        let mut refused = Vec::new();
-        loop {
-            refused.clear();
-            let mut transient = false;
-            for endpoint in &self.endpoints {
-                let channel = match tokio::time::timeout_at(deadline, self.connect(endpoint)).await {
-                    Ok(Ok(channel)) => channel,
-                    Ok(Err(reason)) => {
-                        refused.push(reason);
-                        continue;
-                    }
-                    Err(_) => return Err(Failure::new(DEADLINE)),
-                };
-                match tokio::time::timeout_at(deadline, call(channel)).await {
-                    Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(status)) if status.code() == Code::Unavailable => {
-                        transient = true;
-                        refused.push(format!("{endpoint}: {}", sentence(&status)));
-                    }
-                    Ok(Err(status)) => return Err(Failure::new(sentence(&status))),
-                    Err(_) => return Err(Failure::new(DEADLINE)),
-                }
-            }
-            // Nobody listens anywhere: no waiting will be rewarded. An election, however, passes.
-            if !transient || Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(Failure::new(format!("no answer from the store ({})", refused.join("; "))));
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
+    async fn open(&self, endpoint: &str, deadline: Instant) -> Result<Connection, Trouble> {
+        let kept = self.shared.current.lock().clone();
+        if let Some(kept) = kept.filter(|kept| kept.endpoint == endpoint) {
+            return Ok(kept);
         }
+        let channel = match timeout_at(deadline, self.shared.dialer.channel(endpoint)).await {
+            Ok(dialed) => dialed.map_err(Trouble::Unreachable)?,
+            Err(_) => return Err(Trouble::Late),
+        };
+        let token = match timeout_at(deadline, self.token(&channel)).await {
+            Ok(asked) => asked.map_err(Trouble::Said)?,
+            Err(_) => return Err(Trouble::Late),
+        };
+        let connection = Connection { endpoint: endpoint.to_owned(), channel, stamp: Stamp(token) };
+        *self.shared.current.lock() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn token(&self, channel: &Channel) -> Result<Option<AsciiMetadataValue>, Status> {
+        let Some(user) = &self.shared.user else { return Ok(None) };
+        let known = self.shared.token.lock().clone();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let request = AuthenticateRequest { name: user.name.clone(), password: user.password.clone() };
+        let answer = match AuthClient::new(channel.clone()).authenticate(request).await {
+            Ok(answer) => answer.into_inner(),
+            // Whoever names a user where nobody is asked for one is let in, as by etcdctl.
+            Err(status) if status.message() == "etcdserver: authentication is not enabled" => {
+                return Ok(None);
+            }
+            Err(status) => return Err(status),
+        };
+        let token = AsciiMetadataValue::try_from(answer.token)
+            .map_err(|_| Status::internal("the store's token cannot be sent back"))?;
+        *self.shared.token.lock() = Some(token.clone());
+        Ok(Some(token))
+    }
+
+    fn late(&self, endpoint: &str) -> Failure {
+        Failure::new(format!(
+            "{DEADLINE} ({endpoint} gave no answer within {}; see `quoratectl endpoint health --cluster`)",
+            go::duration(self.shared.timeout)
+        ))
     }
 }
 
-/// Between two rounds over all endpoints while the store elects a leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Go's words, which scripts around etcdctl look for.
-const DEADLINE: &str = "context deadline exceeded";
+/// Nothing has been asked.
+fn nobody(reasons: &[String]) -> Failure {
+    Failure::new(format!(
+        "no endpoint of the store can be reached ({}); is it running, and is --endpoints right?",
+        reasons.join("; ")
+    ))
+}
 
-/// The store's own text, which is the part of an error that clients rely on.
-fn sentence(status: &Status) -> String {
+/// The connection broke: these are not the store's words.
+fn is_lost(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+        && !status.message().starts_with("etcdserver: ")
+}
+
+/// The store does not know this visit any more; nothing was done.
+fn is_stale(status: &Status) -> bool {
+    matches!(
+        status.message(),
+        "etcdserver: invalid auth token"
+            | "etcdserver: revision of auth store is old"
+            | "etcdserver: user name is empty"
+    )
+}
+
+/// The store's own text, which is the part of an error that clients rely on; for anything else, Go's.
+#[must_use]
+pub fn sentence(status: &Status) -> String {
+    let message = status.message();
+    if message.starts_with("etcdserver: ") {
+        return message.to_owned();
+    }
     match status.code() {
-        Code::DeadlineExceeded | Code::Cancelled if status.message().is_empty() => DEADLINE.to_owned(),
-        _ if status.message().is_empty() => status.code().to_string(),
-        _ => status.message().to_owned(),
+        Code::DeadlineExceeded | Code::Cancelled if message.is_empty() => DEADLINE.to_owned(),
+        Code::Cancelled => format!("rpc error: code = Canceled desc = {message}"),
+        code => {
+            let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
+            let mut last = None;
+            while let Some(error) = cause {
+                last = Some(error.to_string());
+                cause = error.source();
+            }
+            match last {
+                // Of the connection: its innermost reason says most.
+                Some(reason) if reason != message => {
+                    format!("rpc error: code = {code:?} desc = {message}: {reason}")
+                }
+                Some(_) | None => format!("rpc error: code = {code:?} desc = {message}"),
+            }
+        }
     }
 }
 
@@ -247,46 +496,10 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-/// Which keys a verb is about: etcdctl's arguments and flags.
-///
-/// # Errors
-/// They contradict one another.
-pub fn key_range(
-    verb: &str,
-    arguments: &[String],
-    prefix: bool,
-    from_key: bool,
-) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    if prefix && from_key {
-        return Err(Failure::bad_arguments(
-            "`--prefix` and `--from-key` cannot be set at the same time, choose one",
-        ));
-    }
-    let (key, end) = match arguments {
-        [key] => (key, None),
-        [key, end] => (key, Some(end)),
-        _ => {
-            return Err(Failure::bad_arguments(format!(
-                "{verb} command needs one argument as key and an optional argument as range_end"
-            )));
-        }
-    };
-    if let Some(end) = end {
-        if prefix || from_key {
-            return Err(Failure::bad_arguments(
-                "too many arguments, only accept one argument when `--prefix` or `--from-key` is set",
-            ));
-        }
-        return Ok((key.clone().into_bytes(), end.clone().into_bytes()));
-    }
-    let key = key.clone().into_bytes();
-    Ok(if prefix {
-        if key.is_empty() { (vec![0], vec![0]) } else { (key.clone(), prefix_end(&key)) }
-    } else if from_key {
-        (if key.is_empty() { vec![0] } else { key }, vec![0])
-    } else {
-        (key, Vec::new())
-    })
+/// The range of all keys that begin with `prefix`; of all keys when it is empty.
+#[must_use]
+pub fn prefix_range(prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    if prefix.is_empty() { (vec![0], vec![0]) } else { (prefix.to_vec(), prefix_end(prefix)) }
 }
 
 #[cfg(test)]
@@ -294,19 +507,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_as_etcdctl_builds_them() {
-        let range = |arguments: &[&str], prefix, from_key| {
-            let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-            key_range("get", &arguments, prefix, from_key).map_err(|failure| failure.code)
-        };
-        assert_eq!(range(&["a"], false, false), Ok((b"a".to_vec(), vec![])));
-        assert_eq!(range(&["a"], true, false), Ok((b"a".to_vec(), b"b".to_vec())));
-        assert_eq!(range(&[""], true, false), Ok((vec![0], vec![0])));
-        assert_eq!(range(&["a"], false, true), Ok((b"a".to_vec(), vec![0])));
-        assert_eq!(range(&["a", "c"], false, false), Ok((b"a".to_vec(), b"c".to_vec())));
-        assert_eq!(range(&["a", "c"], true, false), Err(128));
-        assert_eq!(range(&[], false, false), Err(128));
+    fn the_end_of_a_prefix() {
         assert_eq!(prefix_end(b"a\xff\xff"), b"b");
         assert_eq!(prefix_end(b"\xff"), b"\0");
+        assert_eq!(prefix_range(b""), (vec![0], vec![0]));
+        assert_eq!(prefix_range(b"ab"), (b"ab".to_vec(), b"ac".to_vec()));
+    }
+
+    #[test]
+    fn the_stores_words_come_first() {
+        let refusal = Status::not_found("etcdserver: requested lease not found");
+        assert_eq!(sentence(&refusal), "etcdserver: requested lease not found");
+        assert!(!is_lost(&Status::unavailable("etcdserver: no leader")));
+        assert!(is_lost(&Status::unavailable("connection reset")));
+        let unserved = Status::unimplemented("unknown method");
+        assert_eq!(sentence(&unserved), "rpc error: code = Unimplemented desc = unknown method");
     }
 }

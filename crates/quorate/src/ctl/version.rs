@@ -1,8 +1,9 @@
-//! `version`: of this tool, and of every member when a cluster is named.
+//! `version`: of this tool, as etcdctl prints it, and of every member when a cluster is named, as patronictl prints it.
 
 use clap::Args;
 use serde_json::Value;
 
+use super::answer::Unformed;
 use super::{Context, Outcome, cluster, output, rest};
 
 /// Arguments of `version`.
@@ -10,6 +11,8 @@ use super::{Context, Outcome, cluster, output, rest};
 pub struct Arguments {
     /// The cluster whose members are asked
     cluster: Option<String>,
+    #[command(flatten)]
+    unformed: Unformed,
 }
 
 impl Arguments {
@@ -18,7 +21,9 @@ impl Arguments {
     /// # Errors
     /// See [`super::Failure`].
     pub async fn run(&self, context: &Context) -> Outcome {
-        output::line(&format!("quoratectl version {}", env!("CARGO_PKG_VERSION")));
+        self.unformed.check()?;
+        output::line(&format!("quoratectl version: {}", env!("CARGO_PKG_VERSION")));
+        output::line("API version: 3.5");
         let Some(scope) = &self.cluster else { return Ok(()) };
         let cluster = cluster::read(context, Some(scope)).await?;
         output::line("");

@@ -22,12 +22,12 @@ const ENDS: [&[u8]; 8] = [b"", b"", b"\0", b"a\0", b"a\x01", b"b", b"c", b"\xff\
 const VALUES: [&[u8]; 3] = [b"", b"x", b"y"];
 const LEASES: std::ops::RangeInclusive<i64> = 1..=3;
 
-fn key() -> impl Strategy<Value = Bytes> {
+pub(crate) fn key() -> impl Strategy<Value = Bytes> {
     // Rarely none at all, which is refused.
     prop_oneof![40 => select(&KEYS[..]), 1 => Just(&b""[..])].prop_map(Bytes::from_static)
 }
 
-fn range_end() -> impl Strategy<Value = Bytes> {
+pub(crate) fn range_end() -> impl Strategy<Value = Bytes> {
     select(&ENDS[..]).prop_map(Bytes::from_static)
 }
 
@@ -58,7 +58,7 @@ fn a_delete() -> impl Strategy<Value = DeleteRange> {
     })
 }
 
-fn a_range() -> impl Strategy<Value = Range> {
+pub(crate) fn a_range() -> impl Strategy<Value = Range> {
     let bound = || prop_oneof![3 => Just(0i64), 1 => 1..20i64];
     let rarely = || prop::bool::weighted(0.15);
     let shape = (key(), range_end(), 0..4i64, bound(), 0..3i32, 0..5i32);
@@ -117,6 +117,10 @@ fn branches(op: BoxedStrategy<TxnOpBody>) -> impl Strategy<Value = Txn> {
 }
 
 fn a_command() -> impl Strategy<Value = Command> {
+    a_body().prop_map(Command::new)
+}
+
+pub(crate) fn a_body() -> impl Strategy<Value = Body> {
     prop_oneof![
         8 => a_put().prop_map(Body::Put),
         4 => a_delete().prop_map(Body::DeleteRange),
@@ -135,7 +139,6 @@ fn a_command() -> impl Strategy<Value = Command> {
         1 => (prop::bool::weighted(0.8), 0..3u64, 0..3i32)
             .prop_map(|(clear, member, kind)| Body::Alarm(Alarm { clear, member, kind })),
     ]
-    .prop_map(Command::new)
 }
 
 /// Commands applied as one chunk, then what is asked.

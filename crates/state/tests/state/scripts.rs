@@ -3,10 +3,14 @@
 
 use std::error::Error;
 
+use quorate_state::auth::{
+    self, AssignToken, Auth, AuthAction, Permission, PermissionKind, Permit, UserRecord, auth_state, permit,
+    role, roles, users,
+};
 use quorate_state::{
-    Alarm, AlarmKind, Applier, Body, Command, Compact, Cursor, Event, LeaseRemaining, PublishMember, Reply,
-    alarms, compact_slice, compacted, event_with_prev, events, hash_kv, lease, lease_keys, leases, members,
-    range, revision, txn_read,
+    Actor, Alarm, AlarmKind, Applier, Body, Command, Compact, Cursor, Event, Fault, LeaseRemaining,
+    PublishMember, Range, RangeReply, Rejection, Reply, Txn, TxnReply, alarms, compact_slice, compacted,
+    event_with_prev, events, hash_kv, lease, lease_keys, leases, members, range, revision, txn_read,
 };
 
 use crate::memory::Memory;
@@ -20,6 +24,8 @@ struct Script {
     chunk: Vec<(Command, Reply, Vec<Event>)>,
     /// Where physical compaction stands.
     cursor: Option<Cursor>,
+    /// Who asks for the command being run.
+    actor: Option<Actor>,
 }
 
 impl Script {
@@ -28,6 +34,7 @@ impl Script {
     }
 
     fn apply_command(&mut self, command: Command) -> Result<Vec<String>, Box<dyn Error>> {
+        let command = Command { actor: self.actor.clone(), ..command };
         // As it travels: through the bytes of the log.
         let bytes = command.encode_to_bytes().map_err(|rejection| format!("not proposed: {rejection:?}"))?;
         let command = Command::decode_bytes(bytes)?;
@@ -76,7 +83,13 @@ impl Script {
         let store = &self.store;
         let refused = |rejection| vec![format!("refused: {rejection:?}")];
         Ok(match name {
-            "get" => match range(store, &words::range(words)?)? {
+            "auth" => {
+                drop(words.rest());
+                words.end()?;
+                vec![print::auth_state(&auth_state(store)?)]
+            }
+            "user" | "role" => self.who(name, words)?,
+            "get" => match self.get(&words::range(words)?)? {
                 Ok(reply) => print::range(&reply),
                 Err(rejection) => refused(rejection),
             },
@@ -153,6 +166,64 @@ impl Script {
         })
     }
 
+    fn permit(&self) -> Result<Result<Permit, Rejection>, Fault> {
+        permit(&self.store, self.actor.as_ref())
+    }
+
+    fn get(&self, request: &Range) -> Result<Result<RangeReply, Rejection>, Fault> {
+        match self.permit()?.and_then(|permit| permit.read(&request.key, &request.range_end)) {
+            Ok(()) => range(&self.store, request),
+            Err(rejection) => Ok(Err(rejection)),
+        }
+    }
+
+    fn read_txn(&self, txn: &Txn) -> Result<Result<TxnReply, Rejection>, Fault> {
+        let permitted = match self.permit()? {
+            Ok(permit) => permit.txn(&self.store, txn)?,
+            Err(rejection) => Err(rejection),
+        };
+        match permitted {
+            Ok(()) => txn_read(&self.store, txn),
+            Err(rejection) => Ok(Err(rejection)),
+        }
+    }
+
+    /// What the store knows about users and roles.
+    fn who(&self, name: &str, mut words: Words) -> Result<Vec<String>, Box<dyn Error>> {
+        let verb = words.next("a verb")?;
+        let whose = words.rest().pop();
+        words.end()?;
+        let store = &self.store;
+        let user = |user: UserRecord| {
+            let hash =
+                if user.no_password { "no password" } else { std::str::from_utf8(&user.password_hash)? };
+            Ok::<_, Box<dyn Error>>(
+                format!("{} ({hash}): {}", user.name, user.roles.join(" ")).trim().to_owned(),
+            )
+        };
+        let permission = |held: &Permission| {
+            let kind = PermissionKind::try_from(held.kind).expect("only known ones are granted");
+            format!("{kind:?} {} {}", print::text(&held.key), print::text(&held.range_end))
+        };
+        let lines = match (name, verb.as_str(), whose) {
+            ("user", "list", None) => users(store)?.into_iter().map(user).collect::<Result<Vec<_>, _>>()?,
+            ("role", "list", None) => roles(store)?.into_iter().map(|role| role.name).collect(),
+            ("user", _, Some(whose)) => match self.permit()?.and_then(|permit| permit.see_user(&whose)) {
+                Ok(()) => vec![auth::user(store, &whose)?.map_or(Ok("unknown".to_owned()), user)?],
+                Err(rejection) => vec![format!("refused: {rejection:?}")],
+            },
+            ("role", _, Some(whose)) => match self.permit()?.and_then(|permit| permit.see_role(&whose)) {
+                Ok(()) => match role(store, &whose)? {
+                    Some(role) => role.permissions.iter().map(permission).collect(),
+                    None => vec!["unknown".to_owned()],
+                },
+                Err(rejection) => vec![format!("refused: {rejection:?}")],
+            },
+            other => return Err(format!("{other:?} is not understood").into()),
+        };
+        Ok(if lines.is_empty() { vec!["none".to_owned()] } else { lines })
+    }
+
     fn write(&mut self, name: &str, mut words: Words) -> Result<Option<Vec<String>>, Box<dyn Error>> {
         let body = match name {
             "put" => Body::Put(words::put(words)?),
@@ -196,6 +267,22 @@ impl Script {
                 let (member, name) = (words.next_number("id")?, words.next("name")?);
                 Body::PublishMember(PublishMember { member, name, client_urls: words.rest() })
             }
+            "auth" | "user" | "role" => {
+                let Some(action) = words::auth(name, &mut words)? else { return Ok(None) };
+                words.end()?;
+                Body::Auth(Auth::new(action))
+            }
+            "token" => {
+                let user = words.next("user")?;
+                let auth_revision = match words.named("rev")? {
+                    0 => auth_state(&self.store)?.revision,
+                    revision => revision,
+                };
+                words.end()?;
+                let token = "abcdefghijklmnop".to_owned();
+                let assign = AssignToken { token, user, auth_revision };
+                Body::Auth(Auth::new(AuthAction::AssignToken(assign)))
+            }
             // A command as another build would write it.
             "format" => {
                 let command = Command { format: words.next_number("format")?, ..Command::put("a", "1") };
@@ -215,13 +302,18 @@ impl goldenscript::Runner for Script {
         command: &goldenscript::Command,
         context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
+        let revision = auth_state(&self.store)?.revision - u64::from(context.tags.contains("stale"));
+        self.actor = context.prefix.as_deref().map(|user| match user {
+            "nobody" => Actor::default(),
+            user => Actor { user: user.to_owned(), auth_revision: revision },
+        });
         let words = Words::of(command);
         let lines = if let Some(text) = command.name.strip_prefix("txn") {
             let txn = words::txn(text)?;
             if context.tags.contains("read") {
                 assert!(txn.is_read_only(), "tagged as a read");
                 let serializable = if txn.is_serializable() { "serializable" } else { "linearizable" };
-                match txn_read(&self.store, &txn)? {
+                match self.read_txn(&txn)? {
                     Ok(reply) => [vec![serializable.to_owned()], print::txn(&reply)].concat(),
                     Err(rejection) => vec![format!("refused: {rejection:?}")],
                 }
@@ -303,4 +395,4 @@ macro_rules! areas {
     };
 }
 
-areas!(alarm compact delete fault hash history lease member put range snapshot txn);
+areas!(alarm auth compact delete fault hash history lease member put range snapshot txn);

@@ -9,6 +9,14 @@
 //! txn [if COMPARE and COMPARE …] [then OP; OP …] [else OP; OP …]       (a literal line: > txn …)
 //!   COMPARE: version|create|mod|value|lease(KEY[,END]) =|!=|<|> OPERAND
 //!   OP: put …, del …, get …, { if … then … else … }, nothing
+//!
+//! auth on|off|state
+//! user add NAME [no_password=true] | delete NAME | passwd NAME | grant NAME ROLE | revoke NAME ROLE | show NAME | list
+//! role add NAME | delete NAME | grant NAME [read|write|readwrite KEY [END] …] | revoke NAME KEY [END] … | show NAME | list
+//! token USER [rev=N]
+//!
+//! `USER: command` is asked for by that user, `nobody: command` by a client that showed nothing, a command without a prefix
+//! by the program itself. The tag [stale] names the auth revision before.
 //! ```
 //!
 //! A character below 256 is that byte, so "\xff" in a script is one byte.
@@ -17,8 +25,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use bytes::Bytes;
+use quorate_state::auth::{
+    AuthAction, Name, Permission, RoleGrant, RoleRevoke, UserAdd, UserChangePassword, UserRole,
+};
 use quorate_state::{
-    Compare, CompareResult, CompareTarget, DeleteRange, Put, Range, SortOrder, SortTarget, Txn, TxnOp,
+    Compare, CompareResult, CompareTarget, DeleteRange, Done, Put, Range, SortOrder, SortTarget, Txn, TxnOp,
     TxnOpBody,
 };
 
@@ -88,6 +99,60 @@ impl Words {
         };
         Ok((key, end))
     }
+}
+
+/// None: a question, not a change.
+pub(crate) fn auth(name: &str, words: &mut Words) -> Parsed<Option<AuthAction>> {
+    let verb = words.next("a verb")?;
+    let mut word = |what: &str| words.next(what);
+    Ok(Some(match (name, verb.as_str()) {
+        ("auth", "on") => AuthAction::Enable(Done {}),
+        ("auth", "off") => AuthAction::Disable(Done {}),
+        ("auth", "state") | ("user" | "role", "show" | "list") => {
+            words.positional.push_front(verb);
+            return Ok(None);
+        }
+        ("user", "add") => {
+            let name = word("name")?;
+            let no_password = words.named("no_password")?;
+            AuthAction::UserAdd(UserAdd { name, password_hash: "hash".into(), no_password })
+        }
+        ("user", "delete") => AuthAction::UserDelete(Name { name: word("name")? }),
+        ("user", "passwd") => {
+            let name = word("name")?;
+            AuthAction::UserChangePassword(UserChangePassword { name, password_hash: "other".into() })
+        }
+        ("user", "grant") => AuthAction::UserGrantRole(UserRole { user: word("user")?, role: word("role")? }),
+        ("user", "revoke") => {
+            AuthAction::UserRevokeRole(UserRole { user: word("user")?, role: word("role")? })
+        }
+        ("role", "add") => AuthAction::RoleAdd(Name { name: word("name")? }),
+        ("role", "delete") => AuthAction::RoleDelete(Name { name: word("name")? }),
+        ("role", "grant") => {
+            let role = word("role")?;
+            let kind = match words.positional.pop_front().as_deref() {
+                None => None,
+                Some("read") => Some(0),
+                Some("write") => Some(1),
+                Some("readwrite") => Some(2),
+                Some(number) => Some(number.parse()?),
+            };
+            let permission = match kind {
+                None => None,
+                Some(kind) => {
+                    let (key, range_end) = words.key_range()?;
+                    Some(Permission { kind, key, range_end })
+                }
+            };
+            AuthAction::RoleGrant(RoleGrant { role, permission })
+        }
+        ("role", "revoke") => {
+            let role = word("role")?;
+            let (key, range_end) = words.key_range()?;
+            AuthAction::RoleRevoke(RoleRevoke { role, key, range_end })
+        }
+        (name, verb) => return Err(format!("{name} {verb} is not understood").into()),
+    }))
 }
 
 pub(crate) fn bytes(text: &str) -> Bytes {
