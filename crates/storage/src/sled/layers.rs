@@ -28,7 +28,7 @@ use crate::StorageError;
 use crate::chunked::{Chunked, Source};
 
 /// A table this large is flushed. Values that are held twice (a key's newest and its history) count twice, and cost once.
-pub const TABLE_BYTES: usize = 6 << 20;
+pub const TABLE_BYTES: usize = 4 << 20;
 /// A table that nobody has added to for so long is flushed too: an idle member has all in its database.
 const IDLE: Duration = Duration::from_secs(10);
 
