@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use quorate_node::state::{Command, Put, Range, ReplyBody, Txn, TxnOp, TxnOpBody};
 use quorate_node::{Config, Handle, Node, WatchItem, WatchSpec};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long one request may take. A read or write that finds no quorum for so long fails; the program decides what then.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,10 +43,11 @@ async fn main() -> Result<()> {
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--three"] => three().await,
         [name, directory, all] => {
+            let mut interrupt = signal(SignalKind::interrupt())?;
             let node = one(config(name, directory.into(), all)?).await?;
             println!("{name}: done; a voter until Ctrl-C");
             tokio::select! {
-                interrupted = tokio::signal::ctrl_c() => interrupted?,
+                _ = interrupt.recv() => {}
                 // A disk that fails, for instance: what this member can no longer promise, it does not go on with.
                 sentence = node.failed() => return Err(sentence.into()),
             }
