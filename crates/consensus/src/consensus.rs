@@ -454,6 +454,13 @@ impl Consensus {
         healthy.collect()
     }
 
+    /// Whether a majority of the voters has answered the leader, which is this member, within `recent`.
+    #[must_use]
+    pub fn has_quorum(&self, recent: Duration) -> bool {
+        let voters = self.members().into_iter().filter(|peer| peer.voter).count();
+        self.healthy_voters(recent).len() > voters / 2
+    }
+
     /// Adds a learner, or leaves it as it is.
     pub async fn add_learner(&self, id: u64, node: Node) -> Result<(), MembershipFailure> {
         self.changed(self.inner.raft.add_learner(id, node, false).await)

@@ -123,7 +123,9 @@ pub enum BindError {
         source: io::Error,
     },
     /// `https://` without a certificate.
-    #[error("cannot listen for clients on {address}: TLS needs a certificate and its key; set cert-file and key-file")]
+    #[error(
+        "cannot listen for clients on {address}: TLS needs a certificate and its key; set cert-file and key-file"
+    )]
     NoCertificate {
         /// As configured.
         address: String,
@@ -417,7 +419,8 @@ async fn serve(
             })
         }
     });
-    let connection = builder(head_timeout).serve_connection(TokioIo::new(Mending::new(stream)), service).into_owned();
+    let connection =
+        builder(head_timeout).serve_connection(TokioIo::new(Mending::new(stream)), service).into_owned();
     tokio::select! {
         served = watcher.watch(connection) => {
             if let Err(error) = served {

@@ -3,16 +3,23 @@
 //! It is a task of its own so that a watcher that waits, replays a long history or reports its progress stops no other.
 //! What it knows about its position comes from the store alone: it reports a revision only when the store says that
 //! everything up to there has been taken out, and what was taken out has been written before.
+//!
+//! There may be a hundred thousand of them, and nearly all wait nearly always. So what a waiting one holds is small:
+//! its orders are a flag and a list instead of a queue, timers exist while they run, and the futures that write a
+//! response are boxed, that is, there only while one is written.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message;
 use quorate_node::{Handle, WatchItem, Watcher};
 use quorate_state::Revision;
 use quorate_wire::etcdserverpb::WatchResponse;
 use quorate_wire::mvccpb::Event;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Sleep;
 
 use crate::watch::Responses;
 use crate::{convert, header, status};
@@ -21,12 +28,41 @@ use crate::{convert, header, status};
 /// wakes it for events only, and catching up may pass over none.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What the stream asks of a watcher.
-pub(crate) enum Control {
+/// What a stream asks of one watcher.
+#[derive(Default)]
+pub(crate) struct Orders {
+    pending: Mutex<Pending>,
+    given: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    cancel: bool,
+    reports: Vec<oneshot::Sender<Revision>>,
+    ended: bool,
+}
+
+impl Orders {
     /// End with `canceled`.
-    Cancel,
-    /// Say how far everything has been delivered, as soon as it is.
-    Report(oneshot::Sender<Revision>),
+    pub(crate) fn cancel(&self) {
+        self.pending.lock().cancel = true;
+        self.given.notify_one();
+    }
+
+    /// Say how far everything has been delivered, as soon as it is. A watcher that ends first never does: the sender is
+    /// dropped.
+    pub(crate) fn report(&self, report: oneshot::Sender<Revision>) {
+        let mut pending = self.pending.lock();
+        if !pending.ended {
+            pending.reports.push(report);
+            self.given.notify_one();
+        }
+    }
+
+    /// The watcher writes nothing any more.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.pending.lock().ended
+    }
 }
 
 /// See the module.
@@ -36,11 +72,41 @@ pub(crate) struct WatcherTask {
     pub(crate) watcher: Watcher,
     pub(crate) handle: Handle,
     pub(crate) responses: Responses,
-    pub(crate) orders: mpsc::UnboundedReceiver<Control>,
+    pub(crate) orders: Arc<Orders>,
     /// Some: an empty response when nothing else was sent for so long.
     pub(crate) notify_every: Option<Duration>,
     /// Some: a response over this size is split.
     pub(crate) fragment_bytes: Option<usize>,
+}
+
+impl Drop for WatcherTask {
+    fn drop(&mut self) {
+        let mut pending = self.orders.pending.lock();
+        pending.ended = true;
+        pending.reports.clear();
+    }
+}
+
+/// A timer that may not be there.
+type Timer = Option<Pin<Box<Sleep>>>;
+
+fn timer(after: Option<Duration>) -> Timer {
+    after.map(|after| Box::pin(tokio::time::sleep(after)))
+}
+
+async fn rung(timer: &mut Timer) {
+    match timer {
+        Some(timer) => timer.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a watcher has to do next.
+enum Step {
+    Item(Option<WatchItem>),
+    Obey,
+    Notify,
+    LookAgain,
 }
 
 impl WatcherTask {
@@ -49,12 +115,9 @@ impl WatcherTask {
         let mut waiting: Vec<oneshot::Sender<Revision>> = Vec::new();
         // Nothing was sent since the last tick.
         let mut quiet = true;
-        // A tenth of jitter spreads the watchers that were created together (etcd, `v3rpc/watch.go`). The one that
-        // never notifies gets a clock that nobody looks at.
-        let period = self.notify_every.unwrap_or(Duration::from_secs(3600));
-        let period = period + period.mul_f64(jitter(self.id) / 10.0);
-        let mut notify = tokio::time::interval_at(Instant::now() + period, period);
-        notify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A tenth of jitter spreads the watchers that were created together (etcd, `v3rpc/watch.go`).
+        let period = self.notify_every.map(|every| every + every.mul_f64(jitter(self.id) / 10.0));
+        let mut notify = timer(period);
         loop {
             if !waiting.is_empty()
                 && let Some(revision) = self.progress()
@@ -64,41 +127,49 @@ impl WatcherTask {
                     let _ = report.send(revision);
                 }
             }
-            let written = tokio::select! {
-                item = self.watcher.next() => match item {
-                    Some(WatchItem::Events { events, revision }) => {
-                        quiet = false;
-                        self.deliver(events.into_iter().map(convert::event).collect(), revision).await
-                    }
-                    Some(WatchItem::Compacted { revision }) => {
-                        self.cancel(0, revision).await;
+            let mut again = timer((!waiting.is_empty()).then_some(LOOK_AGAIN));
+            let step = tokio::select! {
+                item = self.watcher.next() => Step::Item(item),
+                () = self.orders.given.notified() => Step::Obey,
+                () = rung(&mut notify) => Step::Notify,
+                () = rung(&mut again) => Step::LookAgain,
+            };
+            let written = match step {
+                Step::Item(Some(WatchItem::Events { events, revision })) => {
+                    quiet = false;
+                    let events = events.into_iter().map(convert::event).collect();
+                    Box::pin(self.deliver(events, revision)).await
+                }
+                Step::Item(Some(WatchItem::Compacted { revision })) => {
+                    Box::pin(self.cancel(0, revision)).await;
+                    return self.id;
+                }
+                Step::Item(None) => {
+                    // The member has stopped: the whole stream ends.
+                    let _ = Box::pin(self.responses.send(Err(status::STOPPED.into()))).await;
+                    return self.id;
+                }
+                Step::Obey => {
+                    let cancel = {
+                        let mut pending = self.orders.pending.lock();
+                        waiting.append(&mut pending.reports);
+                        pending.cancel
+                    };
+                    if cancel {
+                        Box::pin(self.cancel(self.handle.header().revision, 0)).await;
                         return self.id;
                     }
-                    None => {
-                        // The member has stopped: the whole stream ends.
-                        let _ = self.responses.send(Err(status::STOPPED.into())).await;
-                        return self.id;
-                    }
-                },
-                order = self.orders.recv() => match order {
-                    Some(Control::Report(report)) => {
-                        waiting.push(report);
-                        true
-                    }
-                    Some(Control::Cancel) => {
-                        self.cancel(self.handle.header().revision, 0).await;
-                        return self.id;
-                    }
-                    None => return self.id,
-                },
-                _ = notify.tick(), if self.notify_every.is_some() => {
+                    true
+                }
+                Step::Notify => {
+                    notify = timer(period);
                     let silent = std::mem::replace(&mut quiet, true);
                     match self.progress() {
-                        Some(revision) if silent => self.send(revision, Vec::new(), false).await,
+                        Some(revision) if silent => Box::pin(self.send(revision, Vec::new(), false)).await,
                         Some(_) | None => true,
                     }
                 }
-                () = tokio::time::sleep(LOOK_AGAIN), if !waiting.is_empty() => true,
+                Step::LookAgain => true,
             };
             if !written {
                 return self.id;

@@ -95,11 +95,14 @@ pub struct Applied {
 
 /// What stamps every answer to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Header {
+    /// The same at every member, for as long as the cluster lives.
     pub cluster_id: u64,
+    /// This member's.
     pub member_id: u64,
+    /// The store's, as applied here.
     pub revision: Revision,
+    /// Raft term, as known here. Never goes back.
     pub term: u64,
 }
 
@@ -115,15 +118,22 @@ pub struct Leadership {
 
 /// This member's state for `Maintenance.Status`, metrics and the ctl.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Status {
+    /// As of now.
     pub header: Header,
+    /// See [`Leadership::leader`].
     pub leader: Option<u64>,
+    /// It has no vote yet.
     pub is_learner: bool,
+    /// Raft index of the last entry of this member's log.
     pub index: u64,
+    /// Raft index of the last entry that was applied here.
     pub applied: u64,
+    /// The database on disk.
     pub database_bytes: u64,
+    /// The part of it that holds something.
     pub database_in_use_bytes: u64,
+    /// The log on disk.
     pub log_bytes: u64,
     /// Alarm lines as etcd prints them.
     pub errors: Vec<String>,
@@ -131,13 +141,16 @@ pub struct Status {
 
 /// A member as the membership and its own publication say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Member {
+    /// Never used again, not for another disk either.
     pub id: u64,
     /// Empty until it has started.
     pub name: String,
+    /// Where the other members reach it.
     pub peer_urls: Vec<String>,
+    /// Where clients reach it, as it announced. Empty until it has started.
     pub client_urls: Vec<String>,
+    /// It has no vote yet.
     pub is_learner: bool,
 }
 
@@ -415,6 +428,11 @@ impl Handle {
         let metrics = &self.inner.metrics;
         metrics.proposals_committed.set(value(consensus.committed_index()));
         metrics.set_database_bytes(consensus.database_bytes());
+        // openraft's leader goes on believing that it leads when it has lost its quorum; etcd's steps down, and alerts ask.
+        let Leadership { leader, .. } = *self.inner.leadership.borrow();
+        let lost = consensus.leads() && !consensus.has_quorum(2 * self.inner.config.election.1);
+        metrics.has_leader.set(i64::from(leader.is_some() && !lost));
+        metrics.is_leader.set(i64::from(leader == Some(self.inner.id) && !lost));
         let is_learner = consensus.members().iter().any(|peer| peer.id == self.inner.id && !peer.voter);
         metrics.is_learner.set(i64::from(is_learner));
         if let Ok(compacted) = self.inner.read(quorate_state::compacted) {

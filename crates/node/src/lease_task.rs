@@ -176,12 +176,13 @@ impl LeaseTask {
         }
         // Looked at again, on one reading of the clock and under the lock that renewals take.
         let now = self.look();
-        let due: Vec<LeaseId> = {
+        let due: Vec<(LeaseId, u64)> = {
             let mut lessor = inner.lessor.lock();
-            candidates.into_iter().filter(|id| lessor.is_armed() && lessor.begin_revoke(now, *id)).collect()
+            let begin = |id| lessor.begin_revoke(now, id).map(|stamp| (id, stamp));
+            candidates.into_iter().filter_map(begin).collect()
         };
         self.paced = now + PACE;
-        let revokes = due.into_iter().map(|id| revoke(&inner, id, term));
+        let revokes = due.into_iter().map(|(id, stamp)| revoke(&inner, id, stamp, term));
         self.attend(futures_util::future::join_all(revokes)).await;
     }
 
@@ -220,18 +221,19 @@ impl LeaseTask {
     }
 }
 
-async fn revoke(inner: &Inner, id: LeaseId, term: u64) {
-    let proposal = Proposal::encode(&Command::lease_revoke(id));
+async fn revoke(inner: &Inner, id: LeaseId, stamp: u64, term: u64) {
+    let proposal = Proposal::encode(&Command::lease_expire(id, stamp));
     let outcome = tokio::time::timeout(PROPOSAL, inner.consensus.propose_in_term(proposal, term)).await;
     let mut lessor = inner.lessor.lock();
     match outcome {
         Ok(Ok(committed)) => match committed.reply.rejection() {
-            // Applied: the observer has removed it; or it was gone already.
-            None | Some(Rejection::LeaseNotFound) => {
+            // Applied: the lessor has heard. By now there may be a new lease of the same id.
+            None => {
                 tracing::debug!(lease = format!("{id:016x}"), "a lease expired");
                 inner.metrics.leases_expired.inc();
-                lessor.removed(id);
             }
+            // It was gone already.
+            Some(Rejection::LeaseNotFound) => {}
             Some(why) => {
                 tracing::debug!(lease = format!("{id:016x}"), ?why, "a lease is over and cannot be revoked");
                 lessor.revoke_failed(boottime(), id, REFUSED);

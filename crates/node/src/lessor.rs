@@ -292,24 +292,26 @@ impl Lessor {
         self.queue.iter().take_while(|(deadline, _)| *deadline <= now).take(max).map(|(_, id)| *id).collect()
     }
 
-    /// A revocation of `id` is about to be proposed: no renewal from here on. False: it is gone, or renewed meanwhile.
-    pub fn begin_revoke(&mut self, now: Duration, id: LeaseId) -> bool {
-        let Some(lease) = self.leases.get_mut(&id) else { return false };
+    /// A revocation of `id` is about to be proposed, for the lease of the stamp that is returned: no renewal from here on.
+    /// None: it is gone, or renewed meanwhile.
+    pub fn begin_revoke(&mut self, now: Duration, id: LeaseId) -> Option<u64> {
+        let lease = self.leases.get_mut(&id)?;
         match lease.queued {
             Some(queued) if queued <= now => {
                 self.queue.remove(&(queued, id));
                 lease.queued = None;
                 lease.revoking = true;
-                true
+                Some(lease.stamp)
             }
-            Some(_) | None => false,
+            Some(_) | None => None,
         }
     }
 
     /// The proposal certainly did not happen: look at the lease again `after` now. Until then it may be renewed, unless
     /// an earlier proposal for it is still out.
     pub fn revoke_failed(&mut self, now: Duration, id: LeaseId, after: Duration) {
-        let Some(lease) = self.leases.get_mut(&id) else { return };
+        // Not being revoked: a new lease of the same id.
+        let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.revoking) else { return };
         lease.revoking = lease.unknown;
         if self.armed {
             self.enqueue(id, now + after);
@@ -318,7 +320,7 @@ impl Lessor {
 
     /// Nobody knows what became of the proposal: no renewal, and it is proposed again `after` now (twice does no harm).
     pub fn revoke_unknown(&mut self, now: Duration, id: LeaseId, after: Duration) {
-        if let Some(lease) = self.leases.get_mut(&id) {
+        if let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.revoking) {
             lease.unknown = true;
         }
         self.revoke_failed(now, id, after);

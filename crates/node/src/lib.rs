@@ -1,24 +1,68 @@
 //! One embeddable cluster member: propose, linearizable read, watch, lease behind one cheap [`Handle`].
 //!
-//! A program starts a [`Node`] with a [`Config`] and is a voter of the replicated store from then on:
+//! A program starts a [`Node`] with a [`Config`] and is a voter of the replicated store from then on. Every copy of it keeps
+//! all of the store on a disk of its own; a write is acknowledged when a majority has it there. There is no server to run
+//! and no client to configure: requests go to the member in the program, which takes them to the leader.
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # A walk through it
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! # let directory = tempfile::tempdir()?;
+//! # let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
 //! use std::time::Duration;
-//! use quorate_node::{Config, Node};
-//! use quorate_state::{Body, Command, Put, Range};
+//! use quorate_node::state::{Command, Range};
+//! use quorate_node::{Config, Node, WatchItem, WatchSpec};
 //!
-//! let node = Node::start(Config::single("one", "/var/lib/example".into())).await?;
+//! // One member alone. A cluster of three is three programs with the same `initial_cluster`, a name, a directory and an
+//! // address each: see `examples/voter.rs`.
+//! let mut config = Config::single("one", directory.path().into());
+//! # config.peer_listen = vec![free.to_string()];
+//! # config.peer_advertise = format!("http://{free}");
+//! # config.initial_cluster = vec![("one".to_owned(), config.peer_advertise.clone())];
+//! config.snapshot_count = 5_000;
+//! let node = Node::start(config).await?;
+//!
+//! // The handle is cheap to clone and may be used from any task. Every request says how long it may take.
 //! let handle = node.handle();
-//! let put = Put { key: "greeting".into(), value: "hello".into(), ..Put::default() };
 //! let second = Duration::from_secs(1);
-//! handle.propose(Command::new(Body::Put(put)), second).await?;
+//! let written = handle.propose(Command::put("greeting", "hello"), second).await?;
+//!
+//! // A read sees every write that was acknowledged before, by whichever member.
 //! let found = handle.range(Range { key: "greeting".into(), ..Range::default() }, second).await?;
 //! assert_eq!(found.kvs[0].value, "hello");
+//!
+//! // A watch delivers every change once and in order, from a revision of the past on if it is asked to.
+//! let start_revision = written.reply.revision;
+//! let mut watcher = handle.watch(WatchSpec { key: "greeting".into(), start_revision, ..WatchSpec::default() });
+//! let Some(WatchItem::Events { events, .. }) = watcher.next().await else { panic!("the member has stopped") };
+//! assert_eq!(events[0].kv.value, "hello");
+//!
+//! // What hangs on a lease goes when nobody renews it any more. A session renews its lease by itself, as long as this program
+//! // lives.
+//! let session = handle.session(Duration::from_secs(10), second).await?;
+//! handle.propose(Command::put_with_lease("here/one", "", session.lease()), second).await?;
+//!
+//! // A lock, and an election whose outcome everybody can watch.
+//! let lock = handle.lock("jobs/nightly", session.lease(), second).await?;
+//! lock.unlock(second).await?;
+//! let office = handle.campaign("jobs", session.lease(), "member one", second).await?;
+//! assert_eq!(handle.elected("jobs", second).await?.map(|kv| kv.key).as_ref(), Some(office.key()));
+//! session.end(second).await?;
+//! assert_eq!(handle.elected("jobs", second).await?, None);
+//!
+//! // Hands leadership over, and closes the disk.
 //! node.shutdown(second).await;
 //! # Ok(())
+//! # })
 //! # }
 //! ```
+//!
+//! What an error permits is its first question: nothing happened, or it may still happen ([`ProposeError`]). A read may always
+//! be asked again. [`Node::failed`] tells when this member must not go on: a disk that fails ends it, and the others go on.
+//!
+//! Clients of etcd are served by the crate `quorate-etcd`, from a [`Handle`].
 //!
 //! # Model
 //!

@@ -4,9 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Cluster, PATIENCE, command, eventually, get, get_all, insist};
+use common::{Cluster, PATIENCE, eventually, get, get_all, insist};
 use quorate_node::{Handle, HoldError, Office, ProposeError};
-use quorate_state::{Body, Command, LeaseRevoke, Put, Rejection, ReplyBody, Txn, TxnOp, TxnOpBody};
+use quorate_state::{Command, Put, Rejection, ReplyBody, Txn, TxnOp, TxnOpBody};
 use tokio::task::JoinHandle;
 
 const TTL: Duration = Duration::from_secs(60);
@@ -16,7 +16,7 @@ async fn lease(handle: &Handle) -> i64 {
 }
 
 async fn revoke(handle: &Handle, id: i64) {
-    insist(handle, command(Body::LeaseRevoke(LeaseRevoke { id }))).await;
+    insist(handle, Command::lease_revoke(id)).await;
 }
 
 /// How many stand in line for `name`.

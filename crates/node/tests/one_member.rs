@@ -118,7 +118,7 @@ async fn a_lease_expires_unless_it_is_renewed() {
         handle.lease_time_to_live(renewed, true, PATIENCE).await.expect("an answer").expect("it is alive");
     assert_eq!((granted, keys.len()), (Duration::from_secs(2), 1));
     assert!(remaining > Duration::from_millis(500) && remaining <= granted);
-    insist(&handle, command(Body::LeaseRevoke(LeaseRevoke { id: renewed }))).await;
+    insist(&handle, quorate_state::Command::lease_revoke(renewed)).await;
     assert_eq!(get(&handle, "renewed", false).await, None);
     cluster.stop_all().await;
 }

@@ -121,8 +121,8 @@ impl Runner for LessorRunner {
             }
             "due" => format!("due {:?}", lessor.due(now, usize::try_from(number().unwrap_or(100))?)),
             "begin_revoke" => match lessor.begin_revoke(now, number()?) {
-                true => "propose it".to_owned(),
-                false => "leave it".to_owned(),
+                Some(_) => "propose it".to_owned(),
+                None => "leave it".to_owned(),
             },
             "revoke_failed" => {
                 lessor.revoke_failed(now, number()?, Duration::from_secs(1));

@@ -84,11 +84,13 @@ impl Plan {
                 .map(|(name, url)| (name.clone(), url.to_string()))
                 .collect(),
             new_cluster: options.cluster_state == ClusterState::New,
+            force_new_cluster: options.force_new_cluster,
             heartbeat: options.heartbeat,
             election: options.election,
             snapshot_count: options.snapshot_count,
             max_request_bytes: options.max_request_bytes,
             quota_bytes: options.quota_bytes,
+            auth: options.auth.clone(),
             compaction: match options.compaction {
                 AutoCompaction::Default => base.compaction,
                 AutoCompaction::Off => Compaction::Off,

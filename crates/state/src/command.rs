@@ -134,7 +134,12 @@ impl Command {
 
     /// Deletes a lease and its keys.
     pub fn lease_revoke(id: LeaseId) -> Command {
-        Command::new(Body::LeaseRevoke(LeaseRevoke { id }))
+        Command::new(Body::LeaseRevoke(LeaseRevoke { id, judged: None }))
+    }
+
+    /// Deletes the lease that had this stamp, because it is over.
+    pub fn lease_expire(id: LeaseId, stamp: u64) -> Command {
+        Command::new(Body::LeaseRevoke(LeaseRevoke { id, judged: Some(stamp) }))
     }
 
     /// To be asked before a command is proposed by other means than [`Command::encode_to_bytes`]: what no member could decode
@@ -458,6 +463,10 @@ pub struct LeaseRemaining {
 pub struct LeaseRevoke {
     #[prost(int64, tag = "1")]
     pub id: LeaseId,
+    /// The lease's stamp when the lessor judged that it was over: a new lease of the same id is not meant. A client means
+    /// whatever has the id.
+    #[prost(fixed64, optional, tag = "2")]
+    pub judged: Option<u64>,
 }
 
 /// Alarms stand until they are cleared; there is at most one of a kind per member.

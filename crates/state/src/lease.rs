@@ -38,6 +38,12 @@ impl LeaseRecord {
     pub fn next_stamp(stamp: u64) -> u64 {
         stamp.wrapping_add(1)
     }
+
+    /// True when this is the lease that had `stamp`, however often it was checkpointed since; not another of the same id.
+    #[must_use]
+    pub fn descends_from(&self, stamp: u64) -> bool {
+        self.stamp.wrapping_sub(stamp) <= u64::from(u32::MAX)
+    }
 }
 
 /// What is stored under the id.
@@ -76,8 +82,9 @@ pub(crate) fn revoke(change: &mut Change<'_>, revoke: &LeaseRevoke) -> Outcome {
     if let Err(rejection) = alarm::check_write(change) {
         return Ok(Err(rejection));
     }
-    if lease(&change.view, revoke.id)?.is_none() {
-        return Ok(Err(Rejection::LeaseNotFound));
+    match lease(&change.view, revoke.id)? {
+        Some(lease) if revoke.judged.is_none_or(|stamp| lease.descends_from(stamp)) => {}
+        Some(_) | None => return Ok(Err(Rejection::LeaseNotFound)),
     }
     for key in lease_keys(&change.view, revoke.id)? {
         let kv = record::latest(&change.view, &key)?;

@@ -19,6 +19,7 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     ("etcd-client", "/usr/bin/etcdctl"),
     ("etcd-server", "/usr/bin/etcd"),
     ("haproxy", "/usr/sbin/haproxy"),
+    ("prometheus", "/usr/bin/prometheus"),
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("python3-venv", "/usr/lib/python3.11/ensurepip/__init__.py"),

@@ -33,6 +33,11 @@ impl Cluster {
     }
 
     pub async fn start_with(size: usize, options: ServerOptions) -> Cluster {
+        Cluster::start_as(size, options, |_| {}).await
+    }
+
+    /// Members configured in a way of their own.
+    pub async fn start_as(size: usize, options: ServerOptions, adjust: impl Fn(&mut Config)) -> Cluster {
         let root = tempfile::tempdir().expect("a temporary directory");
         let host = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
         let held: Vec<_> =
@@ -52,6 +57,7 @@ impl Cluster {
             config.initial_cluster = initial.clone();
             config.client_urls = vec![format!("http://{}", clients[n])];
             config.compaction = Compaction::Off;
+            adjust(&mut config);
             config
         });
         let configs: Vec<_> = configs.collect();

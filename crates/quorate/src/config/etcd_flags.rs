@@ -10,10 +10,13 @@
 //! 80 ms and 200 to 350 ms instead of etcd's 100 and 1000. And without `--auto-compaction-retention` history is
 //! compacted, etcd keeps it for ever.
 
+mod auth;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_node::AuthOptions;
 use quorate_tls::{Pair, Version};
 
 use super::diagnostics::{Origin, Report, closest};
@@ -47,6 +50,8 @@ pub struct StoreOptions {
     pub cluster_token: String,
     /// `--initial-cluster-state`. Default `new`.
     pub cluster_state: ClusterState,
+    /// `--force-new-cluster`: go on alone with what is on this disk. Default false.
+    pub force_new_cluster: bool,
     /// `--heartbeat-interval`. Default 80 ms.
     pub heartbeat: Duration,
     /// `--election-timeout` N means N to 1.75 N. Default 200 to 350 ms.
@@ -61,6 +66,8 @@ pub struct StoreOptions {
     pub max_request_bytes: usize,
     /// `--max-txn-ops`. Default 128.
     pub max_txn_ops: usize,
+    /// `--auth-token`, `--auth-token-ttl` and `--bcrypt-cost`.
+    pub auth: AuthOptions,
     /// `--watch-progress-notify-interval`. Default 10 min.
     pub progress_interval: Duration,
     /// `--log-level`. Default `info`.
@@ -163,6 +170,10 @@ Takes etcd's flags (--flag value, --flag=value) and ETCD_* variables; a flag win
                                        (not given: the newest 10000 revisions are kept)
   --max-request-bytes N                1572864
   --max-txn-ops N                      128
+  --auth-token simple|jwt,...          simple
+                                       (jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m)
+  --auth-token-ttl S                   300 (seconds since the last use)
+  --bcrypt-cost N                      10
   --log-level LEVEL                    info
   --log-format plain|json              plain
   --watch-progress-notify-interval D   10m
@@ -412,6 +423,7 @@ impl Given {
             tls,
             cluster_token: self.text("initial-cluster-token", "etcd-cluster"),
             cluster_state,
+            force_new_cluster: self.is_on("force-new-cluster"),
             heartbeat,
             election,
             snapshot_count: self.number("snapshot-count", report).unwrap_or(10_000).max(1),
@@ -419,6 +431,7 @@ impl Given {
             compaction: self.compaction(report),
             max_request_bytes: self.number("max-request-bytes", report).unwrap_or(1_572_864),
             max_txn_ops: self.number("max-txn-ops", report).unwrap_or(128),
+            auth: self.auth(report),
             progress_interval: self.progress_interval(report),
             log_level: self.log_level(report),
             log_format: match self.get("log-format") {
@@ -510,11 +523,11 @@ impl Given {
             report.error(origin("initial-cluster"), "", why);
         }
         let plain = |urls: &[Url]| urls.iter().all(|url| !url.tls);
-        if clients && plain(listen_clients) {
+        if tls.clients().is_some() && plain(listen_clients) {
             let why = "the certificate is not used: no --listen-client-urls begins with https://";
             report.warning(origin("cert-file"), "", why);
         }
-        if peers && plain(listen_peers) {
+        if tls.peers().is_some() && plain(listen_peers) {
             let why = "the certificate is not used: no --listen-peer-urls begins with https://";
             report.warning(origin("peer-cert-file"), "", why);
         }

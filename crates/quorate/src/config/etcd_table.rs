@@ -135,9 +135,9 @@ pub(super) const FLAGS: &[(&str, Kind)] = &[
     ("cors", Ignored("browsers of other origins are not told that they may call")),
     ("host-whitelist", Ignored("requests are answered whatever host they name")),
     // Auth.
-    ("auth-token", Ignored("simple tokens are given out")),
-    ("bcrypt-cost", Ignored("the usual cost of 10 is used")),
-    ("auth-token-ttl", Ignored("tokens live for 300 s after their last use")),
+    ("auth-token", Value),
+    ("bcrypt-cost", Value),
+    ("auth-token-ttl", Value),
     // Profiling and monitoring.
     ("enable-pprof", IgnoredSwitch("profiles of a Go program do not exist here")),
     ("metrics", Ignored("histograms are always among the metrics")),
@@ -195,7 +195,7 @@ pub(super) const FLAGS: &[(&str, Kind)] = &[
     ("snapshot-catchup-entries", Ignored("5000 entries are kept for followers that were away")),
     ("feature-gates", Ignored(EXPERIMENTAL)),
     // Unsafe.
-    ("force-new-cluster", RefusedSwitch("it is not supported yet")),
+    ("force-new-cluster", Switch),
     ("unsafe-no-fsync", RefusedSwitch("what was acknowledged is always on disk")),
 ];
 

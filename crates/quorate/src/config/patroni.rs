@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::diagnostics::{Origin, Report};
 use super::reader::{Section, as_boolean, as_duration, set};
-use super::tls::TlsFiles;
 use super::settings::{
     AGREED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, Log, LogFormat,
     OWNED, Peer, Postgresql, RestApi, Settings, SynchronousMode, Tags,
 };
+use super::tls::TlsFiles;
 use super::yaml::{Node, Value};
 
 /// The shortest time to live of the primary lease: below it, one lost packet is a failover.

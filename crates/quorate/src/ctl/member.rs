@@ -24,6 +24,8 @@ pub enum Verb {
     Update(Update),
     /// Makes a learner a voter
     Promote(One),
+    /// Puts a new member into the place of a dead one, step by step
+    Replace(super::replace::Arguments),
 }
 
 /// Arguments of `member list`.
@@ -84,6 +86,7 @@ impl Verb {
             Verb::Remove(arguments) => arguments.remove(context).await,
             Verb::Update(arguments) => arguments.run(context).await,
             Verb::Promote(arguments) => arguments.promote(context).await,
+            Verb::Replace(arguments) => arguments.run(context).await,
         }
     }
 }

@@ -76,9 +76,11 @@ pub mod move_leader;
 pub mod output;
 pub mod put;
 pub mod queue;
+pub mod replace;
 pub mod rest;
 pub mod role;
 pub mod show_config;
+pub mod snapshot;
 pub mod store;
 pub mod switchover;
 pub mod table;
@@ -241,6 +243,9 @@ pub enum Verb {
     Compaction(compaction::Arguments),
     /// Give back disk space
     Defrag(defrag::Arguments),
+    /// The store in a file, and a new cluster from it
+    #[command(subcommand)]
+    Snapshot(snapshot::Verb),
     /// What keeps the store from taking writes
     #[command(subcommand)]
     Alarm(alarm::Verb),
@@ -362,6 +367,7 @@ impl Cli {
             Verb::MoveLeader(arguments) => arguments.run(&context).await,
             Verb::Compaction(arguments) => arguments.run(&context).await,
             Verb::Defrag(arguments) => arguments.run(&context).await,
+            Verb::Snapshot(verb) => verb.run(&context).await,
             Verb::Alarm(verb) => verb.run(&context).await,
             Verb::Auth(verb) => verb.run(&context).await,
             Verb::User(verb) => verb.run(&context).await,

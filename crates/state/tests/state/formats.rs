@@ -107,6 +107,7 @@ fn commands() -> Vec<Command> {
     ]
     .into_iter()
     .chain(auth_commands())
+    .chain([Command::lease_expire(7, 9)])
     .collect()
 }
 

@@ -140,7 +140,11 @@ impl Model {
                 Ok(ReplyBody::Done(Done {}))
             }
             Body::LeaseRevoke(revoke) => {
-                self.leases.remove(&revoke.id).ok_or(Rejection::LeaseNotFound)?;
+                let (_, stamp, _) = *self.leases.get(&revoke.id).ok_or(Rejection::LeaseNotFound)?;
+                if revoke.judged.is_some_and(|judged| judged > stamp) {
+                    return Err(Rejection::LeaseNotFound);
+                }
+                self.leases.remove(&revoke.id);
                 let keys: Vec<Bytes> = working
                     .map
                     .values()

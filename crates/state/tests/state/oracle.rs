@@ -135,7 +135,8 @@ pub(crate) fn a_body() -> impl Strategy<Value = Body> {
             });
             Body::LeaseCheckpoint(LeaseCheckpoint { leases: leases.collect() })
         }),
-        1 => LEASES.prop_map(|id| Body::LeaseRevoke(LeaseRevoke { id })),
+        1 => (LEASES, proptest::option::of(0..4u64))
+            .prop_map(|(id, judged)| Body::LeaseRevoke(LeaseRevoke { id, judged })),
         1 => (prop::bool::weighted(0.8), 0..3u64, 0..3i32)
             .prop_map(|(clear, member, kind)| Body::Alarm(Alarm { clear, member, kind })),
     ]

@@ -249,6 +249,10 @@ impl Script {
             "revoke" => {
                 return Ok(Some(self.apply_command(Command::lease_revoke(words.next_number("id")?))?));
             }
+            "expire" => {
+                let (id, stamp) = (words.next_number("id")?, words.next_number("stamp")?);
+                return Ok(Some(self.apply_command(Command::lease_expire(id, stamp))?));
+            }
             "alarm" => {
                 let clear = match words.next("raise or clear")?.as_str() {
                     "raise" => false,
