@@ -91,7 +91,7 @@ impl Guarded {
 /// # Errors
 /// The store did not answer.
 pub(crate) async fn revoke(handle: &Handle, lease: LeaseId, timeout: Duration) -> Result<(), WriteError> {
-    match propose(handle, Body::LeaseRevoke(LeaseRevoke { id: lease }), timeout).await {
+    match propose(handle, Body::LeaseRevoke(LeaseRevoke { id: lease, judged: None }), timeout).await {
         Ok(_) | Err(WriteError::Refused(ProposeError::Rejected(quorate_state::Rejection::LeaseNotFound))) => {
             Ok(())
         }

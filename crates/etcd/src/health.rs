@@ -4,10 +4,11 @@
 //! |---|---|---|
 //! | `/health` | alarms, a leader, a read | JSON, 200 or 503 |
 //! | `/livez` | a serializable read | `ok`, or 503 with the check that failed |
-//! | `/readyz` | no CORRUPT alarm, a serializable read, a linearizable read | the same |
+//! | `/readyz` | no CORRUPT alarm, a serializable read, a linearizable read, a voter | the same |
 //!
 //! `?serializable=true` asks `/health` about this process alone: no leader, no quorum. `?exclude=NOSPACE` leaves an
-//! alarm, or a named check of the other two, out. Sources: etcd, `server/etcdserver/api/etcdhttp/health.go`.
+//! alarm, or a named check of the other two, out; `?allowlist=` leaves out all but those that are named; `?verbose` prints
+//! what passed. A name that is none is passed over. Sources: etcd, `server/etcdserver/api/etcdhttp/health.go`.
 
 use quorate_state::{AlarmKind, Range};
 
@@ -20,6 +21,7 @@ pub(crate) struct Query {
     serializable: bool,
     verbose: bool,
     excluded: Vec<String>,
+    allowed: Vec<String>,
 }
 
 impl Query {
@@ -30,11 +32,16 @@ impl Query {
             match name {
                 "serializable" => parsed.serializable = value == "true",
                 "verbose" => parsed.verbose = true,
+                "allowlist" if !value.is_empty() => parsed.allowed.push(value.to_owned()),
                 "exclude" if !value.is_empty() => parsed.excluded.push(value.to_owned()),
                 _ => {}
             }
         }
         parsed
+    }
+
+    fn runs(&self, name: &str) -> bool {
+        !self.excludes(name) && (self.allowed.is_empty() || self.allowed.iter().any(|allowed| allowed == name))
     }
 
     fn excludes(&self, name: &str) -> bool {
@@ -44,7 +51,7 @@ impl Query {
 
 /// None: healthy. Else etcd's text for the reason.
 pub(crate) async fn health(context: &Context, query: &Query) -> Option<String> {
-    let alarms = match context.handle.alarms() {
+    let alarms = match context.own.alarms() {
         Ok(alarms) => alarms,
         Err(error) => return Some(format!("RANGE ERROR:{}", status::of_read(&error).text())),
     };
@@ -53,7 +60,7 @@ pub(crate) async fn health(context: &Context, query: &Query) -> Option<String> {
     {
         return Some(format!("ALARM {name}"));
     }
-    if !query.serializable && context.handle.leadership().borrow().leader.is_none() {
+    if !query.serializable && context.own.leadership().borrow().leader.is_none() {
         return Some("RAFT NO LEADER".to_owned());
     }
     read(context, query.serializable).await.err().map(|error| format!("RANGE ERROR:{}", error.text()))
@@ -82,56 +89,64 @@ pub(crate) enum Check {
     DataCorruption,
     SerializableRead,
     LinearizableRead,
+    NonLearner,
 }
 
 impl Check {
     pub(crate) const LIVE: &'static [Check] = &[Check::SerializableRead];
     pub(crate) const READY: &'static [Check] =
-        &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead];
+        &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Check::DataCorruption => "data_corruption",
             Check::SerializableRead => "serializable_read",
             Check::LinearizableRead => "linearizable_read",
+            Check::NonLearner => "non_learner",
         }
     }
 
-    async fn run(self, context: &Context) -> Result<(), status::EtcdError> {
+    /// Why it failed, in etcd's words.
+    async fn run(self, context: &Context) -> Result<(), &'static str> {
         match self {
             Check::DataCorruption => {
-                let alarms = context.handle.alarms().map_err(|error| status::of_read(&error))?;
+                let alarms = context.own.alarms().map_err(|error| status::of_read(&error).text())?;
                 let corrupt = alarms.iter().any(|(_, kind)| *kind == AlarmKind::Corrupt);
-                if corrupt { Err(status::CORRUPT) } else { Ok(()) }
+                if corrupt { Err("alarm activated: CORRUPT") } else { Ok(()) }
             }
-            Check::SerializableRead => read(context, true).await,
-            Check::LinearizableRead => read(context, false).await,
+            Check::SerializableRead => read(context, true).await.map_err(status::EtcdError::text),
+            Check::LinearizableRead => read(context, false).await.map_err(status::EtcdError::text),
+            Check::NonLearner => {
+                let me = context.own.header().member_id;
+                let learns = context.own.members().iter().any(|member| member.id == me && member.is_learner);
+                if learns { Err("not supported for learner") } else { Ok(()) }
+            }
         }
     }
 }
 
-/// Runs `checks`: whether all passed, and what to print.
+/// Runs those of `checks` that the query wants: whether all passed, and what to print.
 pub(crate) async fn run(context: &Context, checks: &[Check], query: &Query) -> (bool, String) {
     let mut passed = true;
     let mut lines = String::new();
     for check in checks {
         let name = check.name();
-        if query.excludes(name) {
-            lines.push_str(&format!("[+]{name} excluded: ok\n"));
+        if !query.runs(name) {
             continue;
         }
         match check.run(context).await {
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
             Err(error) => {
                 passed = false;
-                lines.push_str(&format!("[-]{name} failed: {}\n", error.text()));
+                lines.push_str(&format!("[-]{name} failed: {error}\n"));
             }
         }
     }
     match (passed, query.verbose) {
         (true, false) => (true, "ok\n".to_owned()),
         (true, true) => (true, format!("{lines}ok\n")),
-        (false, _) => (false, lines),
+        // Go's error answers end their text with a line of their own.
+        (false, _) => (false, format!("{lines}\n")),
     }
 }
 
@@ -145,6 +160,9 @@ mod tests {
         assert_eq!(Query::parse(Some("serializable=false")), Query::default());
         let query = Query::parse(Some("serializable=true&exclude=NOSPACE&exclude=&exclude=CORRUPT&verbose"));
         assert!(query.serializable && query.verbose);
+        assert!(query.runs("x") && !query.runs("NOSPACE"));
+        let allowing = Query::parse(Some("allowlist=a&allowlist=b&exclude=b"));
+        assert!(allowing.runs("a") && !allowing.runs("b") && !allowing.runs("c"));
         assert!(query.excludes("NOSPACE") && query.excludes("CORRUPT") && !query.excludes(""));
     }
 }

@@ -16,6 +16,7 @@ use quorate_wire::etcdserverpb::kv_server::KvServer;
 use quorate_wire::etcdserverpb::lease_server::LeaseServer;
 use quorate_wire::etcdserverpb::maintenance_server::MaintenanceServer;
 use quorate_wire::etcdserverpb::watch_server::WatchServer;
+use quorate_wire::health::health_server::HealthServer;
 use quorate_wire::v3electionpb::election_server::ElectionServer;
 use quorate_wire::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
@@ -33,6 +34,7 @@ use crate::lease::LeaseService;
 use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::{Answer, Metrics};
+use crate::serving::ServingService;
 use crate::watch::WatchService;
 use crate::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 
@@ -67,6 +69,7 @@ impl Http {
                 MaintenanceServer::new(MaintenanceService(context.clone())).max_decoding_message_size(limit),
             )
             .add_service(AuthServer::new(AuthService(context.clone())).max_decoding_message_size(limit))
+            .add_service(HealthServer::new(ServingService(context.clone())).max_decoding_message_size(limit))
             .add_service(LockServer::new(LockService(context.clone())).max_decoding_message_size(limit))
             .add_service(ElectionServer::new(ElectionService(context.clone())).max_decoding_message_size(limit));
         let gate = Gate::new(context.handle.clone(), context.options.request_timeout);
@@ -95,6 +98,7 @@ impl Http {
         let check = |root: &str, all: &'static [Check]| -> Option<Vec<Check>> {
             match path.strip_prefix(root)? {
                 "" => Some(all.to_vec()),
+                // etcd looks at the query of the root alone.
                 one => {
                     all.iter().find(|check| one.strip_prefix('/') == Some(check.name())).map(|one| vec![*one])
                 }

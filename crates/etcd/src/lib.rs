@@ -64,6 +64,7 @@ mod metrics;
 mod punctual;
 mod process_metrics;
 mod server;
+mod serving;
 mod status;
 mod validate;
 mod watch;

@@ -163,9 +163,10 @@ pub(crate) fn message_too_large(size: impl Display, limit: impl Display) -> Stat
     Status::resource_exhausted(format!("grpc: received message larger than max ({size} vs. {limit})"))
 }
 
-/// A client that does not finish its request. etcd waits for ever.
+/// A client that does not finish its request. etcd waits for ever. Not `Cancelled`, which tonic takes for the end of the
+/// requests.
 pub(crate) fn slow_request() -> Status {
-    Status::cancelled("quorate: the request did not arrive in time")
+    Status::deadline_exceeded("quorate: the request did not arrive in time")
 }
 
 /// A replicated refusal.

@@ -155,7 +155,12 @@ impl WatchStream {
                     }
                     // A half-closed stream goes on: the client has said all it wanted and listens.
                     None => requests_ended = true,
-                    Some(Err(_)) => return,
+                    // A message that cannot be taken is the client's to know. If it has gone, nobody listens.
+                    Some(Err(status)) => {
+                        self.tasks.shutdown().await;
+                        let _ = self.responses.send(Err(status)).await;
+                        return;
+                    }
                 },
             }
         };

@@ -26,7 +26,7 @@ async fn what_remains_survives_a_change_of_the_leader() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let (second, third) = ((leader + 1) % 3, (leader + 2) % 3);
-    let ttl = Duration::from_secs(8);
+    let ttl = Duration::from_secs(6);
     let handle = cluster.handle(second);
     let left = handle.grant_lease(None, ttl, PATIENCE).await.expect("a lease");
     let held = handle.grant_lease(None, ttl, PATIENCE).await.expect("a lease");

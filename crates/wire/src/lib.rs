@@ -31,6 +31,11 @@ pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
+/// gRPC's health service.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// Between members: Raft, formation, forwarded requests; and consensus' own records on disk.
 pub mod raft {
     tonic::include_proto!("quorate.raft.v1");

@@ -94,7 +94,10 @@ where
 
     /// The first value of a body that should have no other; what follows is passed over, as etcd does.
     pub(crate) async fn only(mut self) -> Result<Option<Bytes>, Refusal> {
-        let value = self.next().await?;
+        let value = self.next().await;
+        if let Err(Refusal::TooLarge(..) | Refusal::TooMuch | Refusal::BrokeOff) = value {
+            return value;
+        }
         let mut rest = self.buffer.len();
         // To its end, so that the connection can be used again.
         while let Some(Ok(frame)) = self.body.frame().await {
@@ -103,7 +106,7 @@ where
                 return Err(Refusal::TooLarge(rest, self.limit_bytes));
             }
         }
-        Ok(value)
+        value
     }
 }
 

@@ -6,6 +6,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use hyper::header::HeaderValue;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -58,6 +59,21 @@ impl Http {
         self.sender.ready().await.expect("an open connection");
         let sent = tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await;
         sent.expect("an answer in time").expect("an answer")
+    }
+
+    /// Status and JSON of a POST with one header more.
+    pub async fn send_with(
+        &mut self,
+        path: &str,
+        name: &'static str,
+        value: HeaderValue,
+        body: &'static str,
+    ) -> (u16, Value) {
+        let request = Request::post(path).header("host", "quorate").header(name, value);
+        let request = request.body(whole(body)).expect("a request");
+        let response = self.sender.send_request(request).await.expect("an answer");
+        let code = response.status().as_u16();
+        (code, Lines::new(response).whole(true).await)
     }
 
     /// Status and body of a POST.

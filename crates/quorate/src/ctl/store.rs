@@ -316,7 +316,9 @@ impl Store {
         };
         match list(true).await {
             Ok(members) => Ok(members),
-            Err(failure) if failure.message.starts_with(NO_ANSWER) => {
+            Err(failure)
+                if failure.message.starts_with(NO_ANSWER) || failure.message.starts_with(DEADLINE) =>
+            {
                 let members = list(false).await.map_err(|_| failure)?;
                 output::complain(
                     "the store has no quorum: this is the membership as one member remembers it",
