@@ -193,7 +193,7 @@ fn spawn(store: Store, arguments: &[String], log: &Path) -> Result<Child> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
     let mut command = program(store)?;
     command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.spawn().with_context(|| format!("cannot start {}", store.name()))
+    command.spawn().with_context(|| format!("cannot start {store:?}"))
 }
 
 fn program(store: Store) -> Result<Command> {
