@@ -38,7 +38,7 @@
 //!
 //! # Missing still
 //!
-//! The JSON gateway, TLS, authentication, `v3lock` and `v3election`, membership changes, snapshots over gRPC.
+//! The JSON gateway, TLS, authentication, membership changes, snapshots over gRPC.
 //!
 //! Sources: etcd's `server/etcdserver/api/v3rpc`, `api/v3rpc/rpctypes/error.go` and `server/embed/serve.go` for the
 //! behaviour, each rule with its file where it is used.
