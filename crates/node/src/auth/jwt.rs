@@ -180,3 +180,91 @@ fn algorithm(method: SignMethod) -> Algorithm {
         SignMethod::EdDsa => Algorithm::EdDSA,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn fixture(name: &str) -> Option<PathBuf> {
+        Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name))
+    }
+
+    fn jwt(method: SignMethod, public_key: Option<PathBuf>, private_key: Option<PathBuf>) -> Jwt {
+        let options = JwtOptions { method, public_key, private_key, ttl: Duration::from_secs(300) };
+        Jwt::load(&options).expect("keys in order")
+    }
+
+    /// The methods of one family share keys, and a token of one is none of another.
+    #[test]
+    fn a_token_is_taken_by_its_own_method_only() {
+        let rsa = [
+            SignMethod::Rs256,
+            SignMethod::Rs384,
+            SignMethod::Rs512,
+            SignMethod::Ps256,
+            SignMethod::Ps384,
+            SignMethod::Ps512,
+        ];
+        let hmac = [SignMethod::Hs256, SignMethod::Hs384, SignMethod::Hs512];
+        let with = |method| {
+            let public = if hmac.contains(&method) { None } else { fixture("rsa.pub") };
+            jwt(method, public, fixture("rsa.key"))
+        };
+        for method in rsa.into_iter().chain(hmac) {
+            let token = with(method).assign("user", 300).expect("it signs");
+            let expected = Actor { user: "user".to_owned(), auth_revision: 300 };
+            for other in rsa.into_iter().chain(hmac) {
+                let read = with(other).read(&token);
+                assert_eq!(read, (other == method).then(|| expected.clone()), "{method:?} read as {other:?}");
+            }
+        }
+    }
+
+    /// The oldest trick: the public key, which everybody has, as the secret of a symmetric signature; or no signature.
+    #[test]
+    fn a_token_cannot_choose_how_it_is_checked() {
+        let verifier = jwt(SignMethod::Rs256, fixture("rsa.pub"), None);
+        assert!(!verifier.signs() && verifier.assign("root", 300).is_none());
+        let forger = jwt(SignMethod::Hs256, None, fixture("rsa.pub"));
+        let forged = forger.assign("root", 300).expect("it signs");
+        assert_eq!(verifier.read(&forged), None);
+        let signed = jwt(SignMethod::Rs256, None, fixture("rsa.key")).assign("root", 300).expect("it signs");
+        assert!(verifier.read(&signed).is_some(), "by the private half");
+        let claims = signed.split('.').nth(1).expect("three parts");
+        // {"alg":"none"}
+        for unsigned in
+            [format!("eyJhbGciOiJub25lIn0.{claims}."), format!("eyJhbGciOiJub25lIn0.{claims}"), String::new()]
+        {
+            assert_eq!(verifier.read(&unsigned), None, "{unsigned}");
+        }
+    }
+
+    #[test]
+    fn a_token_ends_and_must_say_when() {
+        let signer = jwt(SignMethod::Rs256, None, fixture("rsa.key"));
+        let past = Claims { username: "user".to_owned(), revision: 1, exp: 1_000_000 };
+        assert_eq!(signer.read(&signer.sign(&past).expect("it signs")), None);
+        #[derive(Serialize)]
+        struct Endless {
+            username: &'static str,
+            revision: u64,
+        }
+        let endless = Endless { username: "user", revision: 1 };
+        let key = signer.private.as_ref().expect("a key");
+        let endless = jsonwebtoken::encode(&signer.header, &endless, key).expect("it signs");
+        assert_eq!(signer.read(&endless), None);
+    }
+
+    #[test]
+    fn halves_of_two_keys_are_refused() {
+        let options = JwtOptions {
+            method: SignMethod::Rs256,
+            public_key: fixture("other.pub"),
+            private_key: fixture("rsa.key"),
+            ttl: Duration::from_secs(300),
+        };
+        let error = Jwt::load(&options).err().expect("they do not fit");
+        assert!(error.to_string().contains("do not belong together"), "{error}");
+    }
+}

@@ -102,7 +102,7 @@ mod tests {
         for n in 0..3 * FEW {
             tokens.assign(s(0), &n.to_string(), "user");
         }
-        for n in 0..FEW {
+        for n in 0..2 * FEW {
             tokens.assign(s(20), &format!("later {n}"), "user");
         }
         assert!(tokens.holders.len() < 3 * FEW, "{} are kept", tokens.holders.len());
