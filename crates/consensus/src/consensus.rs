@@ -262,10 +262,10 @@ impl Consensus {
         metrics.last_quorum_acked.as_ref().map(|at| at.elapsed())
     }
 
-    /// The index that has been applied here.
+    /// The index that has been applied here, as it moves. Who waits for one index asks [`Consensus::reached`].
     #[must_use]
-    pub fn applied(&self) -> u64 {
-        self.inner.shared.progress.index()
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.inner.shared.progress.subscribe()
     }
 
     /// Waits until `index` has been applied here. False: this member has stopped.

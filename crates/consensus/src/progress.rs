@@ -4,10 +4,9 @@
 //! watch channel would wake every forwarded write and every read of this member for every chunk, most of them to no end.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Waiters that gave up are looked for when there are this many, and again at twice what is left.
 const SWEEP: usize = 4_096;
@@ -15,7 +14,7 @@ const SWEEP: usize = 4_096;
 /// The applied index. Written by the apply thread, read and awaited by everybody.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    index: AtomicU64,
+    index: watch::Sender<u64>,
     waiting: Mutex<Waiting>,
 }
 
@@ -30,16 +29,21 @@ struct Waiting {
 impl Progress {
     pub(crate) fn new(index: u64) -> Progress {
         let waiting = Waiting { by_index: BTreeMap::new(), count: 0, sweep_at: SWEEP, ended: false };
-        Progress { index: AtomicU64::new(index), waiting: Mutex::new(waiting) }
+        Progress { index: watch::Sender::new(index), waiting: Mutex::new(waiting) }
     }
 
     pub(crate) fn index(&self) -> u64 {
-        self.index.load(Ordering::Acquire)
+        *self.index.borrow()
+    }
+
+    /// The index as it moves, for who cares for every step of it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.index.subscribe()
     }
 
     /// What `index` covers is visible to every reader from now on.
     pub(crate) fn moved_to(&self, index: u64) {
-        self.index.store(index, Ordering::Release);
+        self.index.send_replace(index);
         let reached = {
             let mut waiting = self.waiting.lock();
             let beyond = waiting.by_index.split_off(&(index + 1));

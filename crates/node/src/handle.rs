@@ -378,7 +378,7 @@ impl Handle {
             leader,
             is_learner: consensus.members().iter().any(|peer| peer.id == self.inner.id && !crate::reconfigure::votes(peer)),
             index: consensus.last_index(),
-            applied: consensus.applied(),
+            applied: *consensus.applied().borrow(),
             database_bytes,
             database_in_use_bytes: database_bytes,
             log_bytes: consensus.log_bytes(),

@@ -125,9 +125,6 @@ impl Inner {
 
     /// Waits until `index` is applied here.
     pub(crate) async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), ReadError> {
-        if self.consensus.applied() >= index {
-            return Ok(());
-        }
         match tokio::time::timeout_at(deadline, self.consensus.reached(index)).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(ReadError::Stopped),
