@@ -83,6 +83,8 @@ enum Lane {
     Request,
 }
 
+type Lines = HashMap<(u64, u64), Arc<Line>>;
+
 /// Channels to peers. Cheap to clone; clones share the connections.
 #[derive(Clone)]
 pub struct Peers {
@@ -91,7 +93,7 @@ pub struct Peers {
     addresses: Arc<Mutex<HashMap<u64, String>>>,
     tls: Option<quorate_tls::Client>,
     /// By cluster and member.
-    lines: Arc<Mutex<HashMap<(u64, u64), Arc<Line>>>>,
+    lines: Arc<Mutex<Lines>>,
     pub(crate) meter: Option<Arc<dyn Meter>>,
 }
 

@@ -28,8 +28,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::convert::{self, Malformed};
 use crate::conversation::Conversation;
+use crate::convert::{self, Malformed};
 use crate::error::BindFailure;
 use crate::network::{CLUSTER, MAX_MESSAGE, Meter, TARGET};
 use crate::state_machine::SnapshotFile;

@@ -18,6 +18,9 @@ const MAGIC: [u8; 8] = *b"QRTREDO\n";
 /// In place of a value's length: the key is removed.
 const REMOVED: u32 = u32::MAX;
 
+/// In key order; None is a removal.
+pub(super) type Changes = Vec<(Bytes, Option<Bytes>)>;
+
 fn path_of(generation: &Path) -> PathBuf {
     generation.join("REDO")
 }
@@ -50,7 +53,7 @@ pub(super) fn write<'c>(
 }
 
 /// What was written and not removed. None: there is nothing to be done again.
-pub(super) fn read(generation: &Path) -> Result<Option<Vec<(Bytes, Option<Bytes>)>>, StorageError> {
+pub(super) fn read(generation: &Path) -> Result<Option<Changes>, StorageError> {
     let path = path_of(generation);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => Bytes::from(bytes),
@@ -63,7 +66,7 @@ pub(super) fn read(generation: &Path) -> Result<Option<Vec<(Bytes, Option<Bytes>
     }
 }
 
-fn parse(bytes: &Bytes) -> Option<Vec<(Bytes, Option<Bytes>)>> {
+fn parse(bytes: &Bytes) -> Option<Changes> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) || !body.starts_with(&MAGIC) {
         return None;
