@@ -38,6 +38,8 @@
 //!
 //! - A learner serves like any member, since every request is forwarded or waits for a read index; etcd refuses.
 //! - `Defragment` succeeds at once: there is nothing that an operator would have to defragment.
+//! - A request with a plain token does not fail because users or roles changed under it: it is judged as of now. One with
+//!   an old signed token fails for whatever it asks, in etcd only if that is about keys.
 //!
 //! # Missing still
 //!
