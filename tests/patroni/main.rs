@@ -8,6 +8,7 @@
 //! Faults are those that the setups' people tried: the primary and the store's leader lost at the same moment, a store that
 //! hangs, the store's leader that hangs. Times are printed, never asserted.
 //!
+//! With `QUORATE_TESTS_LONG=1` two of three machines are lost as well, one after the other, with a minute more.
 //! With `QUORATE_TESTS_STORE=etcd` the stores are Debian's etcd: what fails there as well is not ours.
 
 #![allow(clippy::print_stdout, reason = "the transcript is what this suite is about")]
@@ -56,6 +57,10 @@ async fn run(setup: &mut Setup) -> Result<()> {
     let leader = setup.store_leader(&all).context("the store has a leader")?;
     freeze(setup, &writer, (leader + 1) % 3, "a store").await?;
     freeze(setup, &writer, leader, "the store's leader").await?;
+    if std::env::var_os("QUORATE_TESTS_LONG").is_some() {
+        lose_two_of_three(setup, &writer).await?;
+    }
+    through_the_proxy(setup).await?;
 
     let ledger = writer.stop().await;
     let verdict = verify(&setup.connection_string(), &ledger).await?;
@@ -67,6 +72,7 @@ async fn run(setup: &mut Setup) -> Result<()> {
     setup.etcdctl(&all, "endpoint status -w table")?;
     setup.etcdctl(&all, "get --prefix --keys-only /service/")?;
 
+    setup.proxy.kill().await?;
     stop(&mut setup.nodes, Duration::from_secs(30)).await?;
     setup.transcript.event("Patroni was stopped on every node");
     stop(&mut setup.stores, Duration::from_secs(10)).await?;
@@ -87,6 +93,7 @@ async fn bootstrap(setup: &mut Setup) -> Result<()> {
     for node in &mut setup.nodes {
         node.start()?;
     }
+    setup.proxy.start()?;
     setup.transcript.event("Patroni was started on every node");
     setup.wait_until("primary", SETTLE, |setup| setup.primary().is_some()).await?;
     setup.patronictl("list")?;
@@ -125,7 +132,6 @@ async fn switchover(setup: &mut Setup, writer: &Writer) -> Result<()> {
     setup.wait_until("whole cluster", SETTLE, Setup::is_whole).await?;
     setup.wait_until("synchronous standby", SETTLE, |setup| setup.sync_standby().is_some()).await?;
     report_gap(setup, writer, began);
-    setup.patronictl("list")?;
     Ok(())
 }
 
@@ -196,6 +202,62 @@ async fn freeze(setup: &mut Setup, writer: &Writer, store: usize, which: &str) -
     let view = setup.view().context("the cluster's view")?;
     ensure!(view.members.iter().all(|member| member.timeline.is_some()), "{view:?}");
     report_gap(setup, writer, began);
+    Ok(())
+}
+
+/// As the people of the setup `colocated-three` did: a node and a store are one machine, and after the primary's machine that of
+/// the new primary is lost as well. One machine is left, and nothing takes writes until another one is back.
+async fn lose_two_of_three(setup: &mut Setup, writer: &Writer) -> Result<()> {
+    let mut lost = Vec::new();
+    for _ in 0..2 {
+        let primary = setup.primary().context("a primary")?;
+        let (node, store) = (setup.nodes[primary].name, setup.stores[primary].name);
+        setup
+            .transcript
+            .event(&format!("kill -9 of everything on {node} (primary), and of the store {store}"));
+        setup.nodes[primary].kill().await?;
+        setup.stores[primary].kill().await?;
+        lost.push(primary);
+        if lost.len() == 1 {
+            setup
+                .wait_until("new primary", SETTLE, |setup| setup.primary().is_some_and(|new| new != primary))
+                .await?;
+            rows(setup, writer).await?;
+            setup.patronictl("list")?;
+        }
+    }
+    // Longer than the lock lives (20 s): whoever could take over would have.
+    let before = writer.count();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    ensure!(writer.count() == before, "without a majority a write was acknowledged");
+    setup.transcript.event("no write was acknowledged for 25 s; both are started again");
+    for index in lost {
+        setup.stores[index].start()?;
+        setup.nodes[index].start()?;
+    }
+    setup.wait_until("whole cluster", SETTLE, Setup::is_whole).await?;
+    rows(setup, writer).await?;
+    setup.patronictl("list")?;
+    Ok(())
+}
+
+/// The proxy's health checks see the roles that Patroni has by now.
+async fn through_the_proxy(setup: &mut Setup) -> Result<()> {
+    let primary = setup.primary().context("a primary")?;
+    let address = setup.nodes[primary].address.clone();
+    setup
+        .wait_until("primary behind the proxy", SETTLE, |setup| {
+            setup.behind(5432).is_some_and(|(behind, writable)| behind == address && writable)
+        })
+        .await?;
+    setup
+        .wait_until("standby behind the proxy", SETTLE, |setup| {
+            setup.behind(5433).is_some_and(|(behind, writable)| behind != address && !writable)
+        })
+        .await?;
+    setup
+        .transcript
+        .event(&format!("HAProxy sends writers to {} and readers to a standby", setup.nodes[primary].name));
     Ok(())
 }
 

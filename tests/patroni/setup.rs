@@ -26,6 +26,8 @@ const NODES: [(&str, u8, &str); 3] = [
 ];
 /// `/etc/default/etcd` of u1; the others' differ by name and address.
 const STORE_ENVIRONMENT: &str = include_str!("etcd-seven-vms/etcd-default.env");
+/// The machine in front of them.
+const PROXY: (&str, u8, &str) = ("haproxy", 87, include_str!("etcd-seven-vms/haproxy.cfg"));
 /// A unit file that runs Patroni: its user and its command are used.
 const UNIT: &str = include_str!("colocated-three/patroni.service");
 
@@ -44,6 +46,7 @@ pub(crate) struct Machine {
 pub(crate) struct Setup {
     pub(crate) stores: Vec<Machine>,
     pub(crate) nodes: Vec<Machine>,
+    pub(crate) proxy: Machine,
     pub(crate) transcript: Transcript,
     dir: PathBuf,
     python: python::Packages,
@@ -125,7 +128,10 @@ impl Setup {
         let owner = quorate_tests::user(unit("User")?)?;
         let python = python::packages(dir, owner)?;
         // An address block of its own for every run; the ports are the setup's.
-        let net = quorate_tests::loopback_block(&[81, 82, 83, 84, 85, 86], &[2379, 2380, 5432, 8008])?;
+        let net = quorate_tests::loopback_block(
+            &[81, 82, 83, 84, 85, 86, 87],
+            &[2379, 2380, 5432, 5433, 7000, 8008],
+        )?;
         let mut stores = Vec::new();
         for (name, host) in STORES {
             let address = format!("{net}{host}");
@@ -186,8 +192,25 @@ impl Setup {
                 dir,
             });
         }
+        let (name, host, file) = PROXY;
+        let address = format!("{net}{host}");
+        let directory = dir.join(name);
+        std::fs::create_dir(&directory)?;
+        let configuration = directory.join("haproxy.cfg");
+        let text = file.replace("192.168.0.", &net).replace("*:7000", &format!("{address}:7000"));
+        std::fs::write(&configuration, text)?;
+        let command = ["/usr/sbin/haproxy", "-db", "-f", &configuration.display().to_string()];
+        let proxy = Machine {
+            name,
+            address,
+            dir: directory,
+            command: command.map(str::to_owned).into(),
+            environment: Vec::new(),
+            user: None,
+            process: None,
+        };
         let transcript = Transcript::start();
-        Ok(Setup { stores, nodes, transcript, dir: dir.to_path_buf(), python })
+        Ok(Setup { stores, nodes, proxy, transcript, dir: dir.to_path_buf(), python })
     }
 
     /// `patronictl …` with the first node's file. Fails unless it succeeds.
@@ -215,6 +238,22 @@ impl Setup {
             .output()
             .context("etcdctl is not there: `cargo xtask setup` installs it")?;
         self.said(&format!("etcdctl {arguments}"), &output)
+    }
+
+    /// What the server behind one of the proxy's ports says about itself: its address, and whether it takes writes.
+    pub(crate) fn behind(&self, port: u16) -> Option<(String, bool)> {
+        let output = Command::new(Path::new(quorate_tests::BIN_DIR).join("psql"))
+            .args(["--host", &self.proxy.address, "--port", &port.to_string(), "--username", "postgres"])
+            .args(["--no-align", "--tuples-only", "--command"])
+            .arg("SELECT host(inet_server_addr()) || ' ' || NOT pg_is_in_recovery()")
+            .env("PGPASSWORD", "secret")
+            .env("PGCONNECT_TIMEOUT", "2")
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (address, writable) = text.trim().split_once(' ')?;
+        Some((address.to_owned(), writable == "true"))
     }
 
     fn said(&self, command: &str, output: &std::process::Output) -> Result<String> {
@@ -283,7 +322,7 @@ impl Setup {
     ) -> Result<()> {
         let until = Instant::now() + deadline;
         while !condition(self) {
-            for machine in self.stores.iter_mut().chain(&mut self.nodes) {
+            for machine in self.stores.iter_mut().chain(&mut self.nodes).chain([&mut self.proxy]) {
                 if let Some(status) =
                     machine.process.as_mut().and_then(|child| child.try_wait().ok().flatten())
                 {
@@ -327,7 +366,8 @@ pub(crate) async fn stop(machines: &mut [Machine], deadline: Duration) -> Result
         machine.process = None;
         // etcd ends by the signal itself once it has shut down.
         let is_etcd = std::env::var_os("QUORATE_TESTS_STORE").is_some();
-        if !status.success() && !(is_etcd && status.signal() == Some(Signal::TERM.as_raw())) {
+        let expected = status.success() || is_etcd && status.signal() == Some(Signal::TERM.as_raw());
+        if !expected {
             bail!("{} ended with {status}; see {}", machine.name, machine.log().display());
         }
     }

@@ -15,10 +15,11 @@
 //!        │            application/grpc over h2?
 //!        │              yes │            │ no
 //!        │                  ▼            ▼
-//!        │     metrics ► tonic        http: /version /health /livez /readyz /metrics
-//!        │                  │                (the JSON gateway under /v3/ will hang here)
+//!        │            calls ◄── gateway ◄── http: /version /health /livez /readyz /metrics
+//!        │                  │      JSON under /v3/
+//!        │                  │  metrics, access, punctual ► tonic ► words
 //!        │                  ▼
-//!        │      kv watch lease cluster maintenance auth       one file per service
+//!        │      kv watch lease cluster maintenance auth lock election serving      one file per service
 //!        │                  │  validate ─► convert ─► Handle ─► convert ─► header
 //!        └── stop ──────────┴─► streams end with Unavailable, requests drain
 //! ```
@@ -26,19 +27,23 @@
 //! # Invariants
 //!
 //! - No state of its own beyond open streams: any member gives the same answers, and a restarted server loses nothing.
-//! - Every error that leaves here is built in [`status`]; every header in [`header`].
+//! - Every error that leaves here is built in [`status`]; every header in [`header`]. What tonic answers by itself is put
+//!   into etcd's words in [`words`]; what is wrong with JSON is said in [`gateway`].
 //! - Whatever may pass by itself is `Unavailable`.
-//! - Nothing here is unbounded: request size, operations per transaction, connections, streams per connection,
-//!   responses waiting on a watch stream, concurrent renewals of a keep-alive stream each have a constant or an option.
+//! - Nothing here is unbounded: request size, depth and time, bytes of unfinished requests, operations per transaction,
+//!   connections, streams per connection, responses waiting on a watch stream, writes that do not move, concurrent
+//!   renewals of a keep-alive stream each have a constant or an option.
 //!
 //! # Where it differs from etcd, on purpose
 //!
 //! - A learner serves like any member, since every request is forwarded or waits for a read index; etcd refuses.
 //! - `Defragment` succeeds at once: there is nothing that an operator would have to defragment.
+//! - A request with a plain token does not fail because users or roles changed under it: it is judged as of now. One with
+//!   an old signed token fails for whatever it asks, in etcd only if that is about keys.
 //!
 //! # Missing still
 //!
-//! The JSON gateway, TLS, authentication, membership changes, snapshots over gRPC.
+//! Membership changes, snapshots over gRPC.
 //!
 //! Sources: etcd's `server/etcdserver/api/v3rpc`, `api/v3rpc/rpctypes/error.go` and `server/embed/serve.go` for the
 //! behaviour, each rule with its file where it is used.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use common::{Cluster, PATIENCE, eventually};
 use futures_util::StreamExt;
 use http::{Body, Http, whole};
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use reference::Reference;
 use serde_json::{Value, json};
@@ -375,10 +375,14 @@ fn is_told_freely(text: &str) -> bool {
     ["key is not", "etcdserver: ", "election: ", "field must be"].iter().all(|known| !text.contains(known))
 }
 
-async fn answered(http: &mut Http, path: &str, body: &'static str) -> (u16, Vec<Value>) {
+/// Status and what was said, masked.
+async fn answered(http: &mut Http, token: Option<&str>, path: &str, body: &str) -> (u16, Vec<Value>) {
     let path = format!("/v3/{path}");
+    let headers: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
+    let response = http.send("POST", &path, &headers, whole(body.to_owned())).await;
+    let code = response.status().as_u16();
     let (code, mut answers) = if path == "/v3/watch" {
-        let (code, mut lines) = http.lines(&path, whole(body)).await;
+        let mut lines = http::Lines::new(response);
         let mut answers = Vec::new();
         // Until nothing more comes: the watch itself has no end.
         while let Ok(Some(line)) = tokio::time::timeout(Duration::from_millis(300), lines.next()).await {
@@ -386,7 +390,9 @@ async fn answered(http: &mut Http, path: &str, body: &'static str) -> (u16, Vec<
         }
         (code, answers)
     } else {
-        let (code, text) = http.post_text(&path, body).await;
+        let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await;
+        let text = String::from_utf8(body.expect("a body in time").expect("a body").to_bytes().into());
+        let text = text.expect("text");
         let values: Result<Vec<Value>, _> =
             serde_json::Deserializer::from_str(&text).into_iter::<Value>().collect();
         (code, values.unwrap_or_else(|_| vec![json!({ "plain": text })]))
@@ -419,12 +425,128 @@ async fn the_same_json_is_answered_as_etcd_answers_it() {
         // A watch leaves its connection behind.
         let mut real = Http::connect(&reference.address).await;
         let mut ours = Http::connect(&cluster.clients[0]).await;
-        let real = answered(&mut real, path, body).await;
-        let ours = answered(&mut ours, path, body).await;
+        let real = answered(&mut real, None, path, body).await;
+        let ours = answered(&mut ours, None, path, body).await;
         if real != ours {
             different.push(format!("{path} {body}\n  etcd    {real:?}\n  quorate {ours:?}"));
         }
     }
     assert!(different.is_empty(), "{} of {}:\n{}", different.len(), ASKED.len(), different.join("\n"));
+    cluster.stop().await;
+}
+
+/// Who asks what. Not among them: a put in a nested transaction's branch that is not taken, which 3.4 lets through without
+/// permission (CVE-2026-33343). Tokens are asked for on the way and differ; what they are good for does not.
+const ASKED_BY: &[(&str, &str, &str)] = &[
+    ("", "auth/enable", ""),
+    ("", "auth/user/add", r#"{"name":"root","password":"secret"}"#),
+    ("", "auth/user/add", r#"{"name":"root","password":"secret"}"#),
+    ("", "auth/user/add", r#"{"name":""}"#),
+    ("", "auth/role/add", r#"{"name":"root"}"#),
+    ("", "auth/role/add", r#"{"name":"half"}"#),
+    (
+        "",
+        "auth/role/grant",
+        r#"{"name":"half","perm":{"permType":"READWRITE","key":"Zm9v","range_end":"Zm9w"}}"#,
+    ),
+    ("", "auth/role/get", r#"{"role":"half"}"#),
+    ("", "auth/role/get", r#"{"role":"none"}"#),
+    ("", "auth/user/add", r#"{"name":"user","password":"word"}"#),
+    ("", "auth/user/grant", r#"{"user":"user","role":"half"}"#),
+    ("", "auth/user/grant", r#"{"user":"user","role":"none"}"#),
+    ("", "auth/user/grant", r#"{"user":"root","role":"root"}"#),
+    ("", "auth/user/get", r#"{"name":"user"}"#),
+    ("", "auth/user/list", ""),
+    ("", "auth/role/list", "{}"),
+    ("", "kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#),
+    ("", "auth/enable", "{}"),
+    ("", "auth/authenticate", r#"{"name":"user","password":"wrong"}"#),
+    ("", "auth/authenticate", r#"{"name":"nobody","password":"x"}"#),
+    ("", "kv/range", r#"{"key":"Zm9v"}"#),
+    ("nonsense", "kv/range", r#"{"key":"Zm9v"}"#),
+    ("Bearer user", "kv/range", r#"{"key":"Zm9v"}"#),
+    ("user", "kv/range", r#"{"key":"Zm9v"}"#),
+    ("user", "kv/put", r#"{"key":"Zm9vYmFy","value":"YmFy"}"#),
+    ("user", "kv/put", r#"{"key":"eA==","value":"YmFy"}"#),
+    ("user", "kv/range", r#"{"key":"AA==","range_end":"AA=="}"#),
+    (
+        "user",
+        "kv/txn",
+        r#"{"compare":[{"key":"Zm9v","target":"VALUE","value":"YmFy"}],"success":[{"request_range":{"key":"Zm9v"}}]}"#,
+    ),
+    ("user", "watch", r#"{"create_request":{"key":"Zm9v","start_revision":"2"}}"#),
+    ("user", "watch", r#"{"create_request":{"key":"eA=="}}"#),
+    ("user", "auth/user/list", "{}"),
+    ("user", "auth/disable", "{}"),
+    ("root", "kv/range", r#"{"key":"AA==","range_end":"AA==","count_only":true}"#),
+    ("root", "auth/user/list", "{}"),
+    ("root", "auth/role/revoke", r#"{"role":"half","key":"Zm9v","range_end":"Zm9w"}"#),
+    ("root", "auth/user/changepw", r#"{"name":"user","password":"other"}"#),
+    ("root", "auth/user/revoke", r#"{"name":"user","role":"half"}"#),
+    ("root", "auth/user/delete", r#"{"name":"user"}"#),
+    ("root", "auth/role/delete", r#"{"role":"half"}"#),
+    ("root", "auth/disable", "{}"),
+    ("", "kv/range", r#"{"key":"Zm9v"}"#),
+];
+
+/// A token for `user`, and the same answers of all others as they are.
+async fn token(http: &mut Http, user: &str) -> Option<String> {
+    let password = match user {
+        "root" => "secret",
+        "user" | "Bearer user" => "word",
+        "" => return None,
+        other => return Some(other.to_owned()),
+    };
+    let name = user.rsplit(' ').next().expect("a name");
+    let (code, answer) =
+        http.post("/v3/auth/authenticate", json!({"name": name, "password": password}).to_string()).await;
+    assert_eq!(code, 200, "{answer}");
+    Some(user.replace(name, text(&answer, "/token")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_and_their_tokens_are_answered_as_etcd_answers_them() {
+    let reference = Reference::start().await;
+    let cluster = Cluster::start(1).await;
+    let mut different = Vec::new();
+    for (user, path, body) in ASKED_BY {
+        let mut answers = Vec::new();
+        for address in [&reference.address, &cluster.clients[0]] {
+            let mut http = Http::connect(address).await;
+            let token = token(&mut http, user).await;
+            answers.push(answered(&mut http, token.as_deref(), path, body).await);
+        }
+        if answers[0] != answers[1] {
+            different.push(format!(
+                "{user}: {path} {body}\n  etcd    {:?}\n  quorate {:?}",
+                answers[0], answers[1]
+            ));
+        }
+    }
+    assert!(different.is_empty(), "{} of {}:\n{}", different.len(), ASKED_BY.len(), different.join("\n"));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_speaks_http_2_as_well() {
+    let cluster = Cluster::start(1).await;
+    let stream = tokio::net::TcpStream::connect(&cluster.clients[0]).await.expect("a connection");
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Body>(executor, io).await.expect("a handshake");
+    let connection = tokio::spawn(connection);
+    let mut post = |path: &str, body: &'static str| {
+        let request = hyper::Request::post(format!("http://quorate{path}"));
+        let request = request.header("content-type", "application/json").body(whole(body));
+        sender.send_request(request.expect("a request"))
+    };
+    let put = post("/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#).await.expect("an answer");
+    assert_eq!(put.status(), 200);
+    let watch = post("/v3/watch", r#"{"create_request":{"key":"Zm9v","start_revision":2}}"#).await;
+    let mut lines = http::Lines::new(watch.expect("an answer"));
+    assert_eq!(lines.next().await.expect("a line")["result"]["created"], true);
+    assert_eq!(lines.next().await.expect("a line")["result"]["events"][0]["kv"]["value"], BAR);
+    connection.abort();
     cluster.stop().await;
 }

@@ -10,3 +10,4 @@ pub mod run;
 pub mod store;
 pub mod telemetry;
 pub mod voter;
+pub mod witness;

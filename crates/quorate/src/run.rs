@@ -44,6 +44,9 @@ pub struct Source {
 
 /// Runs the node until it is asked to stop, or fails.
 pub async fn run(settings: &Settings, source: &Source) -> ExitCode {
+    if settings.dcs.witness {
+        return crate::witness::run(settings).await;
+    }
     match keep(settings, source).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Configuration(sentence)) => {

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use quorate_node::Handle;
+
 use crate::config::etcd_flags::StoreOptions;
 use crate::process::{Signals, end_at_once, notify};
 use crate::voter::{Plan, Voter};
@@ -18,14 +20,27 @@ pub async fn serve(options: &StoreOptions) -> ExitCode {
 }
 
 async fn serve_until_asked(options: &StoreOptions) -> Result<(), String> {
-    let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let mut plan = Plan::of_options(options);
     plan.open_tls()?;
+    keep(&options.name, plan, &options.listen_clients, |_| std::future::pending()).await
+}
+
+/// Keeps a voter with nothing beside it, until it is asked to stop or fails. `beside` runs from when it serves.
+///
+/// # Errors
+/// The sentence for the operator.
+pub(crate) async fn keep<A: std::fmt::Display, F: Future<Output = ()>>(
+    name: &str,
+    plan: Plan,
+    addresses: &[A],
+    beside: impl FnOnce(Handle) -> F,
+) -> Result<(), String> {
+    let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     plan.check_ports()?;
     tracing::info!(
-        node = options.name,
+        node = name,
         version = env!("CARGO_PKG_VERSION"),
-        data_dir = %options.data_dir.display(),
+        data_dir = %plan.node.data_dir.display(),
         "starting the store"
     );
     // A cluster that is being formed may wait for its members for long; stopping must be possible all the same.
@@ -39,10 +54,11 @@ async fn serve_until_asked(options: &StoreOptions) -> Result<(), String> {
     let ended = tokio::select! {
         ended = async {
             voter.ready().await;
-            for address in &options.listen_clients {
-                tracing::info!(node = options.name, address = %address, "ready to serve client requests");
+            for address in addresses {
+                tracing::info!(node = name, address = %address, "ready to serve client requests");
             }
             notify("READY=1");
+            beside(voter.handle()).await;
             std::future::pending::<Result<(), String>>().await
         } => ended,
         sentence = voter.failed() => Err(sentence),
@@ -57,7 +73,7 @@ async fn serve_until_asked(options: &StoreOptions) -> Result<(), String> {
         signal = signals.stop() => end_at_once(signal),
     }
     if ended.is_ok() {
-        tracing::info!(node = options.name, "stopped");
+        tracing::info!(node = name, "stopped");
     }
     ended
 }

@@ -39,7 +39,11 @@ pub fn read(root: &Node, report: &mut Report) -> Settings {
     restapi(&file.section("restapi", report), &mut settings.restapi, report);
     dcs(&file.section("dcs", report), &mut settings.dcs, report);
     bootstrap(&file.section("bootstrap", report), &mut settings.bootstrap, report);
-    postgresql(&file.section("postgresql", report), &mut settings.postgresql, report);
+    let section = file.section("postgresql", report);
+    if !settings.dcs.witness {
+        section.require("data_dir", "the data directory of PostgreSQL on this node", report);
+    }
+    postgresql(&section, &mut settings.postgresql, report);
     tags(&file.section("tags", report), &mut settings.tags, report);
     log(&file.section("log", report), &mut settings.log, report);
     watchdog(&file.section("watchdog", report), report);
@@ -123,6 +127,7 @@ fn dcs(section: &Section<'_>, dcs: &mut Dcs, report: &mut Report) {
     }
     set(&mut dcs.snapshot_count, section.number("snapshot_count", 1, report));
     set(&mut dcs.quota_backend_bytes, section.number("quota_backend_bytes", 0, report));
+    set(&mut dcs.witness, section.boolean("witness", report));
     tls(section, &mut dcs.tls, report);
 }
 
@@ -286,7 +291,6 @@ fn dynamic(section: &Section<'_>, dynamic: &mut Dynamic, report: &mut Report) {
 }
 
 fn postgresql(section: &Section<'_>, postgresql: &mut Postgresql, report: &mut Report) {
-    section.require("data_dir", "the data directory of PostgreSQL on this node", report);
     set(&mut postgresql.listen, section.address("listen", Some(5432), report));
     postgresql.connect_address = postgresql.listen.clone();
     set(

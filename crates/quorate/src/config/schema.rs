@@ -90,6 +90,7 @@ const KNOWN: &[(&str, Use)] = &[
     ("dcs.election_timeout", Read),
     ("dcs.snapshot_count", Read),
     ("dcs.quota_backend_bytes", Read),
+    ("dcs.witness", Read),
     ("dcs.cert_file", Read),
     ("dcs.key_file", Read),
     ("dcs.trusted_ca_file", Read),

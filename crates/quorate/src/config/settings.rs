@@ -87,6 +87,8 @@ pub struct Dcs {
     pub snapshot_count: u64,
     /// Database size that raises the NOSPACE alarm, in bytes; 0 is no limit. Default 2 GiB.
     pub quota_backend_bytes: u64,
+    /// This node votes in the store and runs no PostgreSQL; `postgresql` and `restapi` are not needed then. Default false.
+    pub witness: bool,
     /// Certificates of both ports. With a certificate all of the port's URLs are `https`. Default: none.
     #[serde(flatten)]
     pub tls: TlsFiles,
@@ -365,6 +367,7 @@ impl Default for Dcs {
             election_timeout: (Duration::from_millis(200), Duration::from_millis(350)),
             snapshot_count: 10_000,
             quota_backend_bytes: 2 << 30,
+            witness: false,
             tls: TlsFiles::default(),
         }
     }

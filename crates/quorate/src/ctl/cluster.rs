@@ -33,6 +33,8 @@ pub struct Cluster {
     pub failover: Value,
     /// `/status`: the last position that the primary has published.
     pub optime: u64,
+    /// `/witness/*`: voters without PostgreSQL that are there, by name.
+    pub witnesses: Vec<String>,
 }
 
 /// A member key.
@@ -189,6 +191,8 @@ pub fn from_keys<'k>(scope: &str, keys: impl Iterator<Item = (&'k str, &'k [u8])
             _ => {
                 if let Some(name) = key.strip_prefix("members/") {
                     cluster.members.push(Member { name: name.to_owned(), data: parsed() });
+                } else if let Some(name) = key.strip_prefix("witness/") {
+                    cluster.witnesses.push(name.to_owned());
                 }
             }
         }
@@ -452,6 +456,9 @@ pub fn render(cluster: &Cluster, look: Look) -> String {
     let mut text = table::patronictl(Some(&title), &headings, &cells);
     if cluster.is_paused() {
         text.push_str("\n Maintenance mode: on");
+    }
+    if !cluster.witnesses.is_empty() {
+        text.push_str(&format!("\n Witness (votes, runs no PostgreSQL): {}", cluster.witnesses.join(", ")));
     }
     if let Some(at) = cluster.failover.get("scheduled_at").and_then(Value::as_str) {
         text.push_str(&format!("\n Switchover scheduled at: {at}"));

@@ -188,7 +188,9 @@ impl AuthModel {
                 }
                 self.users.remove(&delete.name).ok_or(Rejection::UserNotFound)?;
             }
-            AuthAction::UserChangePassword(change) => drop(self.user(&change.name)?),
+            AuthAction::UserChangePassword(change) => {
+                self.user(&change.name)?;
+            }
             AuthAction::UserGrantRole(grant) => {
                 let known = grant.role == "root" || self.roles.contains_key(&grant.role);
                 let user = self.user(&grant.user)?;
@@ -219,7 +221,9 @@ impl AuthModel {
                     return Err(Rejection::InvalidAuthManagement);
                 }
                 self.roles.remove(&delete.name).ok_or(Rejection::RoleNotFound)?;
-                self.users.values_mut().for_each(|user| drop(user.roles.remove(&delete.name)));
+                for user in self.users.values_mut() {
+                    user.roles.remove(&delete.name);
+                }
             }
             AuthAction::RoleGrant(grant) => {
                 let given = grant.permission.as_ref().ok_or(Rejection::PermissionNotGiven)?;
