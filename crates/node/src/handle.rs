@@ -23,6 +23,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::auth::{Access, Auth};
+use crate::key_count::KeyCount;
 use crate::lessor::Lessor;
 use crate::membership::Standing;
 use crate::metrics::{Metrics, value};
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) backups: Arc<Semaphore>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) key_count: Arc<KeyCount>,
     pub(crate) stopped: AtomicBool,
 }
 
@@ -437,6 +439,9 @@ impl Handle {
         metrics.is_learner.set(i64::from(is_learner));
         if let Ok(compacted) = self.inner.read(quorate_state::compacted) {
             metrics.compact_revision.set(compacted);
+        }
+        if let Some(keys) = self.inner.key_count.value() {
+            metrics.keys.set(keys);
         }
         metrics.log_bytes.set(value(consensus.log_bytes()));
         let (watchers, lagging) = self.inner.pump.count();

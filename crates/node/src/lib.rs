@@ -94,6 +94,7 @@ mod forward;
 pub mod handle;
 mod hash;
 mod identity;
+mod key_count;
 mod lease_task;
 pub mod lessor;
 mod lock;

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     pub(crate) log_bytes: IntGauge,
     pub(crate) revision: IntGauge,
     pub(crate) compact_revision: IntGauge,
+    pub(crate) keys: IntGauge,
     pub(crate) watchers: IntGauge,
     pub(crate) slow_watchers: IntGauge,
     pub(crate) events: IntCounter,
@@ -217,6 +218,7 @@ impl Metrics {
             revision: m.gauge("etcd_debugging_mvcc_current_revision", "The store's revision"),
             compact_revision: m
                 .gauge("etcd_debugging_mvcc_compact_revision", "The oldest revision that can be read"),
+            keys: m.gauge("etcd_debugging_mvcc_keys_total", "Keys; 0 while they are counted after a start"),
             watchers: m.gauge("etcd_debugging_mvcc_watcher_total", "Open watches"),
             slow_watchers: m
                 .gauge("etcd_debugging_mvcc_slow_watcher_total", "Watches that are fed from history"),

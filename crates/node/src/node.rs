@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::auth::{Access, Auth};
 use crate::handle::{Answerer, Inner, PENDING_PROPOSALS};
 use crate::identity::{Forced, Identity, Place};
+use crate::key_count::{self, KeyCount};
 use crate::lessor::Lessor;
 use crate::membership::{self, Standing};
 use crate::metrics::Metrics;
@@ -98,6 +99,7 @@ impl Node {
         };
 
         let metrics = Metrics::new(id);
+        let key_count = Arc::new(KeyCount::default());
         let peers = peers.metered(metrics.peers.clone());
         let fsync = metrics.fsync.clone();
         let on_sync: quorate_storage::OnSync =
@@ -117,6 +119,7 @@ impl Node {
             lessor: Arc::clone(&lessor),
             lease_changed: Arc::clone(&lease_changed),
             metrics: Arc::clone(&metrics),
+            key_count: Arc::clone(&key_count),
             auth: Arc::clone(&auth),
         };
         let options = Options {
@@ -158,6 +161,7 @@ impl Node {
             backups: Arc::new(Semaphore::new(BACKUPS)),
             leadership,
             metrics,
+            key_count,
             stopped: AtomicBool::new(false),
         });
         // Set once, here.
@@ -170,6 +174,7 @@ impl Node {
         tasks.spawn(lease_task::run(Arc::clone(&inner)));
         tasks.spawn(compactor::run(Arc::clone(&inner)));
         tasks.spawn(quota::run(Arc::clone(&inner)));
+        tasks.spawn(key_count::run(Arc::clone(&inner)));
         tasks.spawn(reconfigure::promote_when_caught_up(Arc::clone(&inner)));
         let mut node = Node { inner, server: Some(server), tasks, lock: Some(lock), failure };
         let taken_in = match identity.place {

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::auth::Auth;
 use crate::clock::boottime;
+use crate::key_count::KeyCount;
 use crate::lessor::Lessor;
 use crate::metrics::{Metrics, value};
 use crate::watch::pump::Pump;
@@ -20,6 +21,7 @@ pub(crate) struct NodeObserver {
     /// Tells the lease task that there may be an earlier deadline.
     pub(crate) lease_changed: Arc<Notify>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) key_count: Arc<KeyCount>,
     pub(crate) auth: Arc<Auth>,
 }
 
@@ -72,6 +74,7 @@ impl Observer for NodeObserver {
         self.metrics.events.inc_by(chunk.events.len() as u64);
         self.metrics.proposals_applied.set(value(chunk.index));
         self.metrics.revision.set(chunk.revision);
+        self.key_count.applied(&chunk.events, chunk.revision);
         self.pump.publish(&chunk.events, chunk.revision);
     }
 
@@ -82,6 +85,7 @@ impl Observer for NodeObserver {
         self.lease_changed.notify_one();
         let revision = quorate_state::revision(view)?;
         self.metrics.revision.set(revision);
+        self.key_count.restored();
         self.pump.restored(revision);
         Ok(())
     }

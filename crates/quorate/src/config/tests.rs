@@ -161,3 +161,32 @@ fn what_is_printed_can_be_read_again() {
     again.bootstrap.dcs.written.clone_from(&settings.bootstrap.dcs.written);
     assert_eq!(again, settings);
 }
+
+#[test]
+fn tls_in_the_dcs_section() {
+    let base = "scope: demo\nname: one\npostgresql: {data_dir: /srv/pg/data}\ndcs:\n  initial_cluster: 'one=127.0.0.1:2380'\n";
+    let whole = format!(
+        "{base}  cert_file: s.crt\n  key_file: s.key\n  trusted_ca_file: ca.crt\n  client_cert_auth: true\n  \
+         peer_cert_file: p.crt\n  peer_key_file: p.key\n  peer_trusted_ca_file: ca.crt\n  peer_client_cert_auth: true\n"
+    );
+    let (settings, report) = load(&whole, std::iter::empty());
+    assert_eq!(report.render("f.yml"), "");
+    assert!(settings.dcs.tls.clients().unwrap().client_cert_auth);
+    let plan = crate::voter::Plan::of_settings(&settings);
+    assert_eq!(plan.node.peer_listen, ["https://127.0.0.1:2380"]);
+    assert_eq!(plan.node.initial_cluster, [("one".to_owned(), "https://127.0.0.1:2380".to_owned())]);
+    assert_eq!(
+        (plan.clients, plan.node.client_urls),
+        (vec!["https://127.0.0.1:2379".to_owned()], vec!["https://127.0.0.1:2379".to_owned()],)
+    );
+    let half =
+        format!("{base}  cert_file: s.crt\n  client_crl_file: ca.crl\n  peer_client_cert_auth: true\n");
+    let (_, report) = load(&half, [("QUORATE_DCS_PEER_KEY_FILE".to_owned(), "p.key".to_owned())].into_iter());
+    assert_eq!(
+        report.render("f.yml"),
+        "f.yml:6: error: dcs.cert_file: needs its key: set dcs.key_file\n\
+         f.yml:7: error: dcs.client_crl_file: needs an authority to verify certificates by: set dcs.trusted_ca_file\n\
+         f.yml:8: error: dcs.peer_client_cert_auth: needs an authority to verify certificates by: set dcs.peer_trusted_ca_file\n\
+         environment: error: QUORATE_DCS_PEER_KEY_FILE (dcs.peer_key_file): needs its certificate: set dcs.peer_cert_file\n"
+    );
+}

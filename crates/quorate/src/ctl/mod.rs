@@ -495,13 +495,14 @@ fn read_settings(path: &std::path::Path) -> Result<Settings, Failure> {
 
 /// This node's client address, then the same port at every other voter: a guess that costs nothing when it is wrong.
 fn endpoints_of(settings: &Settings) -> Vec<String> {
-    let own = settings.dcs.advertise_clients.to_string();
+    let scheme = if settings.dcs.tls.clients().is_some() { "https://" } else { "" };
+    let own = format!("{scheme}{}", settings.dcs.advertise_clients);
     let others = settings.dcs.initial_cluster.iter().map(|peer| {
-        crate::config::settings::HostPort {
+        let address = crate::config::settings::HostPort {
             host: peer.address.host.clone(),
             port: settings.dcs.advertise_clients.port,
-        }
-        .to_string()
+        };
+        format!("{scheme}{address}")
     });
     let mut endpoints = vec![own];
     for other in others {

@@ -41,6 +41,7 @@ const SERIES: &[&str] = &[
     "etcd_mvcc_range_total",
     "etcd_debugging_mvcc_db_total_size_in_bytes",
     "etcd_debugging_mvcc_current_revision",
+    "etcd_debugging_mvcc_keys_total",
     "etcd_debugging_mvcc_compact_revision",
     "etcd_debugging_mvcc_watcher_total",
     "etcd_debugging_mvcc_slow_watcher_total",
@@ -177,6 +178,9 @@ fn prometheus_sees_three_stores_and_the_loss_of_two() {
     assert_eq!(value("count(count by (server_id) (etcd_server_id))"), Some(3.0));
     eventually("the put is counted everywhere", || {
         (value("count(etcd_mvcc_put_total >= 1)") == Some(3.0)).then_some(())
+    });
+    eventually("the key is counted everywhere", || {
+        (value("count(etcd_debugging_mvcc_keys_total == 1)") == Some(3.0)).then_some(())
     });
     let ok = "sum(grpc_server_handled_total{grpc_service=\"etcdserverpb.KV\",grpc_method=\"Put\",grpc_code=\"OK\"})";
     eventually("the call is counted once", || (value(ok) == Some(1.0)).then_some(()));
