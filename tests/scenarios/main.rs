@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout, reason = "times are printed, not asserted")]
 
+mod witness;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
