@@ -14,7 +14,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::cluster::{Held, History, LeaseId, MemberRecord, Revision, Status, SyncDocument, Versioned};
+use crate::cluster::{
+    Held, History, LeaseId, MemberRecord, Revision, Status, Suspicion, SyncDocument, Versioned,
+};
 use crate::facts::{Endpoint, OperationKind, SystemId, TimelineId};
 use crate::observation::LeaseFacts;
 use crate::reason::Reason;
@@ -198,6 +200,32 @@ pub enum Action {
         /// `/failover` as observed.
         guard: KeyGuard,
     },
+    /// Put `/suspicion`, if it is as observed and the lock is still that one.
+    Suspect {
+        /// `/suspicion` as observed: absent, or left over from another lock.
+        guard: KeyGuard,
+        /// What to write. `lock` names the lock's create revision.
+        document: Suspicion,
+    },
+    /// Delete `/suspicion`, if it is as observed and the lock is ours: the suspect is here, or the one before it is history.
+    ClearSuspicion {
+        /// The lock.
+        guard: LockGuard,
+        /// `/suspicion` as observed.
+        suspicion: KeyGuard,
+    },
+    /// Delete `/leader` and mark `/suspicion` as revoked, in one transaction that compares: the lock is the suspected one,
+    /// `/suspicion` and `/sync` are as judged. Then revoke the lock's lease (best effort). The race follows.
+    RevokeLock {
+        /// The lock as observed: somebody else's.
+        lock: Held,
+        /// `/suspicion` as judged: the promises are of its generation.
+        suspicion: KeyGuard,
+        /// `/sync` as judged.
+        sync: KeyGuard,
+        /// `/suspicion` from then on.
+        document: Suspicion,
+    },
     /// Ask the store to move its leadership to another voter than this node (a witness first); best effort, a refusal
     /// does not end the list.
     MoveStoreLeadership,
@@ -318,6 +346,9 @@ impl Action {
             | Action::WriteHistory { .. }
             | Action::WriteStatus { .. }
             | Action::ClearFailoverRequest { .. }
+            | Action::Suspect { .. }
+            | Action::ClearSuspicion { .. }
+            | Action::RevokeLock { .. }
             | Action::MoveStoreLeadership
             | Action::Fence
             | Action::Follow { .. }

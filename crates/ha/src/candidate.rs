@@ -34,9 +34,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::action::{Action, Decision, KeyGuard};
-use crate::cluster::{MemberRecord, MemberRole, MemberState, SyncDocument, SyncEntry};
+use crate::cluster::{MemberRecord, MemberRole, MemberState, Revision, SyncDocument, SyncEntry};
 use crate::context::{Context, Holding, SOON};
-use crate::facts::{Lsn, OperationKind, Position, Receiver, Running, StandbyFacts};
+use crate::facts::{Lsn, Moment, OperationKind, Position, Receiver, Running, StandbyFacts};
 use crate::policy::SynchronousMode;
 use crate::rejoin;
 use crate::sync::{self, Choice};
@@ -59,7 +59,14 @@ pub(crate) fn race(context: &Context<'_>, running: &Running, standby: &StandbyFa
             .within(Duration::ZERO);
     }
     let position = Position { timeline: running.timeline, lsn: standby.end() };
-    match judge(context, standby, position) {
+    let Holding::Absent { since_revision, since } = context.holding else { unreachable!("nobody holds it") };
+    let suspicion = context.view.suspicion.as_ref().map(|suspected| &suspected.key.value);
+    let round = Round {
+        revision: context.race_revision(since_revision),
+        since,
+        revoked: suspicion.filter(|it| it.revoked).map(|it| it.suspect.as_str()),
+    };
+    match judge(context, standby, position, &round) {
         Ok(reason) => {
             let acquire = Action::AcquireLock {
                 sync: KeyGuard::of(context.view.sync.as_ref()),
@@ -77,10 +84,20 @@ pub(crate) fn race(context: &Context<'_>, running: &Running, standby: &StandbyFa
     }
 }
 
+/// What positions belong to.
+pub(crate) struct Round<'o> {
+    /// Positions with this stamp or a newer one count.
+    pub(crate) revision: Revision,
+    /// When this node saw it begin.
+    pub(crate) since: Moment,
+    /// Whose lock was, or is to be, taken away by promises: what its record says of a running primary is no obstacle.
+    pub(crate) revoked: Option<&'o str>,
+}
+
 /// Why not, and when it may be different without anything happening.
-struct Refusal {
-    why: String,
-    again: Option<Duration>,
+pub(crate) struct Refusal {
+    pub(crate) why: String,
+    pub(crate) again: Option<Duration>,
 }
 
 fn no<T>(why: impl Into<String>) -> Result<T, Refusal> {
@@ -91,11 +108,14 @@ fn not_yet<T>(why: impl Into<String>, left: Duration) -> Result<T, Refusal> {
     Err(Refusal { why: why.into(), again: Some(left.clamp(SOON, Duration::from_secs(1))) })
 }
 
-fn judge(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Result<String, Refusal> {
-    let Holding::Absent { since_revision, since } = context.holding else {
-        return no("somebody holds the leader lock");
-    };
-    let waited = context.now.since(since);
+/// Am I the one to take the lock, by the positions of this round?
+pub(crate) fn judge(
+    context: &Context<'_>,
+    standby: &StandbyFacts,
+    mine: Position,
+    round: &Round<'_>,
+) -> Result<String, Refusal> {
+    let waited = context.now.since(round.since);
     if context.policy.local.tags.nofailover() {
         return no("following a different leader because I am not allowed to promote");
     }
@@ -107,11 +127,10 @@ fn judge(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Resul
             return not_yet(format!("others go first, because {kind} failed here: {why}"), AFTER_FAILURE);
         }
     }
-    let revision = context.race_revision(since_revision);
     let fresh: Vec<(&str, &MemberRecord, Position)> = context
         .others()
         .filter_map(|(name, record)| Some((name, record, record.race?)))
-        .filter(|(_, _, race)| race.revision >= revision)
+        .filter(|(_, _, race)| race.revision >= round.revision)
         .map(|(name, record, race)| (name, record, race.position))
         .collect();
 
@@ -122,6 +141,7 @@ fn judge(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Resul
 
     if let Some((name, _)) = context
         .others()
+        .filter(|(name, _)| round.revoked != Some(*name))
         .find(|(_, record)| record.role == MemberRole::Primary && record.state == MemberState::Running)
     {
         return not_yet(format!("primary ({name}) is still alive"), SOON);
@@ -319,7 +339,7 @@ pub(crate) fn promote(context: &Context<'_>, running: &Running, standby: &Standb
     }
     let names = match context.policy.synchronous_mode {
         SynchronousMode::Off => String::new(),
-        SynchronousMode::On => {
+        SynchronousMode::On | SynchronousMode::Quorum => {
             let (document, names) = first_set(context);
             if context.view.sync.as_ref().map(|sync| &sync.value) != Some(&document) {
                 actions.push(Action::WriteSync {
@@ -354,7 +374,7 @@ fn first_set(context: &Context<'_>) -> (SyncDocument, String) {
             Some(Choice { name: name.to_owned(), nofailover: record.tags.nofailover(), position })
         })
         .collect();
-    let entry = sync::choose(context.policy.synchronous_node_count, None, choices);
+    let entry = sync::choose(context.policy, None, choices);
     let before = match bound {
         Some(document) => document.clone(),
         // Commits so far waited for nobody: only we are known to have what we have.

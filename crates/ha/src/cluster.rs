@@ -9,7 +9,7 @@ mod documents;
 
 pub use documents::{
     DocumentError, FailoverRequest, History, HistoryLine, MemberRecord, MemberRole, MemberState, RaceStamp,
-    Status, SyncDocument, SyncEntry, Tags,
+    Status, Suspicion, SyncDocument, SyncEntry, Tags,
 };
 
 /// A revision of the store.
@@ -69,6 +69,17 @@ pub struct ClusterView {
     pub failover: Option<Versioned<FailoverRequest>>,
     /// `/status`.
     pub status: Option<Versioned<Status>>,
+    /// `/suspicion`, Quorate's own.
+    pub suspicion: Option<Suspected>,
+}
+
+/// `/suspicion` as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspected {
+    /// The key. Its mod revision is the generation that promises are stamped with.
+    pub key: Versioned<Suspicion>,
+    /// When this node saw it first.
+    pub since: Moment,
 }
 
 /// `/initialize`.

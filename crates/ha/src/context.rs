@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::action::{Action, Decision, LockGuard, Upstream};
 use crate::budget;
 use crate::cluster::{
-    ClusterView, Held, History, Lock, MemberRecord, MemberRole, MemberState, RaceStamp, Revision,
+    ClusterView, Held, History, Lock, MemberRecord, MemberRole, MemberState, RaceStamp, Revision, Suspected,
     SyncDocument,
 };
 use crate::facts::{
@@ -13,9 +13,10 @@ use crate::facts::{
     Receiver, Role, Running, StandbyFacts, TimelineId,
 };
 use crate::observation::Observation;
-use crate::policy::{Policy, SynchronousMode};
+use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::slots;
+use crate::takeover;
 
 /// Soon: something changes within milliseconds, and nothing else may wake us.
 pub(crate) const SOON: Duration = Duration::from_millis(50);
@@ -95,8 +96,15 @@ impl<'o> Context<'o> {
     /// `/sync`, if it binds anybody.
     pub(crate) fn sync(&self) -> Option<&'o SyncDocument> {
         let document = self.view.sync.as_ref().map(|sync| &sync.value)?;
-        let binds = self.policy.synchronous_mode == SynchronousMode::On && !document.entries.is_empty();
+        let binds = self.policy.synchronous_mode.binds() && !document.entries.is_empty();
         binds.then_some(document)
+    }
+    /// The suspicion of the lock's holder, in the modes in which it means something.
+    pub(crate) fn suspected(&self) -> Option<&'o Suspected> {
+        let (suspected, held) = (self.view.suspicion.as_ref()?, self.view.held()?);
+        let suspicion = &suspected.key.value;
+        let current = suspicion.lock == held.create_revision && !suspicion.revoked;
+        (current && self.sync().is_some()).then_some(suspected)
     }
     pub(crate) fn underway(&self) -> Option<(OperationKind, Moment)> {
         match &self.o.operation {
@@ -124,8 +132,12 @@ impl<'o> Context<'o> {
             .filter(move |(name, _)| *name != me)
             .map(|(name, record)| (name.as_str(), &record.value))
     }
-    /// The primary of this timeline that others may follow: the holder, once its record says that it is one.
+    /// The primary of this timeline that others may follow: the holder, once its record says that it is one. Nobody while it
+    /// is suspected: a promise not to stream from it holds until the suspicion is decided (S1, S3).
     pub(crate) fn primary(&self) -> Option<(Upstream, &'o MemberRecord)> {
+        if self.suspected().is_some() {
+            return None;
+        }
         let held = self.view.held()?;
         let record = &self.view.members.get(&held.holder)?.value;
         (record.role == MemberRole::Primary && record.state == MemberState::Running)
@@ -134,8 +146,11 @@ impl<'o> Context<'o> {
     }
     /// The holder, once its record says that it is a primary, which it does only after `/history` has its timeline.
     /// Nobody follows it before: WAL of a timeline that was never announced would spread, and when its only primary dies,
-    /// the next one takes the same number (S5).
+    /// the next one takes the same number (S5). Nobody while it is suspected, as for [`Context::primary`].
     pub(crate) fn announced(&self) -> Option<Upstream> {
+        if self.suspected().is_some() {
+            return None;
+        }
         let held = self.view.held()?;
         let record = &self.view.members.get(&held.holder)?.value;
         (record.role == MemberRole::Primary).then(|| upstream(&held.holder, record))?
@@ -172,12 +187,14 @@ impl<'o> Context<'o> {
 
     // --- what is done in every tick -----------------------------------------------------------------------------
 
-    /// Renew the lock's lease, if it is ours.
+    /// Renew the lock's lease, if it is ours, and answer whoever thinks that we are gone.
     pub(crate) fn renew(&self) -> Vec<Action> {
+        let renew = |held: &Held| Action::RenewPrimaryLease { lock: held.clone(), ttl: self.policy.ttl };
         match self.holding {
-            Holding::Mine { held, .. } | Holding::Unadopted(held) => {
-                vec![Action::RenewPrimaryLease { lock: held.clone(), ttl: self.policy.ttl }]
+            Holding::Mine { held, guard } => {
+                [renew(held)].into_iter().chain(takeover::answer(self, guard)).collect()
             }
+            Holding::Unadopted(held) => vec![renew(held)],
             Holding::Other(_) | Holding::Absent { .. } => Vec::new(),
         }
     }
@@ -269,15 +286,19 @@ impl<'o> Context<'o> {
         record
     }
 
-    /// Our fresh position, while nobody holds the lock and nothing streams to us any more.
+    /// Our fresh position, while nobody holds the lock or its holder is suspected, and nothing streams to us any more.
     pub(crate) fn stamp(&self) -> Option<RaceStamp> {
-        let Holding::Absent { since_revision, .. } = self.holding else { return None };
+        let revision = match (self.holding, self.suspected()) {
+            (Holding::Absent { since_revision, .. }, _) => self.race_revision(since_revision),
+            (Holding::Other(_), Some(suspected)) => suspected.key.mod_revision,
+            (Holding::Other(_) | Holding::Mine { .. } | Holding::Unadopted(_), _) => return None,
+        };
         let (running, standby) = self.standby()?;
         if standby.receiver != Receiver::Gone || standby.upstream.is_some() {
             return None;
         }
         let position = Position { timeline: running.timeline, lsn: standby.end() };
-        Some(RaceStamp { revision: self.race_revision(since_revision), position })
+        Some(RaceStamp { revision, position })
     }
 
     /// The absence of the lock that positions are stamped with: the newest that anybody knows of. A node that came late

@@ -35,6 +35,7 @@ impl Keys {
             Key::History => format!("{}history", self.prefix),
             Key::Failover => format!("{}failover", self.prefix),
             Key::Status => format!("{}status", self.prefix),
+            Key::Suspicion => format!("{}suspicion", self.prefix),
         }
     }
     /// Which key a full key is; None: not of this cluster, or one that Quorate does not read.
@@ -49,6 +50,7 @@ impl Keys {
             "history" => Some(Key::History),
             "failover" => Some(Key::Failover),
             "status" => Some(Key::Status),
+            "suspicion" => Some(Key::Suspicion),
             _ => {
                 let name = rest.strip_prefix("members/")?;
                 (!name.is_empty() && !name.contains('/')).then(|| Key::Member(name.to_owned()))
@@ -69,4 +71,5 @@ pub enum Key {
     History,
     Failover,
     Status,
+    Suspicion,
 }

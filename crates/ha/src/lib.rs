@@ -38,6 +38,7 @@ pub mod slots;
 mod standby;
 mod switchover;
 pub mod sync;
+pub mod takeover;
 mod unknown;
 
 pub use action::{Action, Decision, KeyGuard, LockGuard, StopMode, Upstream};

@@ -1,6 +1,6 @@
 //! The one input of a decision: everything known at one moment. A production decision can be replayed from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::cluster::{LeaseId, MemberRecord, StoreFacts};
@@ -44,11 +44,16 @@ pub struct LeaseFacts {
     pub valid_until: Moment,
 }
 
-/// For the placement of the store's leader. Never a permission to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// For the placement of the store's leader, and for suspicions. Never a permission to write.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VoterFacts {
     /// The store's leader is this node.
     pub leads_here: bool,
     /// Another voter is connected and caught up enough to lead.
     pub other_healthy: bool,
+    /// For how long the store's leader has heard nothing from a voter, by member name; the leader itself and voters that
+    /// it has just heard are not listed. A new leader counts from its election.
+    pub silent: BTreeMap<String, Duration>,
+    /// Members whose peer port and PostgreSQL port both refused a connection from this node just now.
+    pub refusing: BTreeSet<String>,
 }

@@ -26,6 +26,9 @@ pub struct Policy {
     pub synchronous_node_count: usize,
     /// `maximum_lag_on_failover`.
     pub maximum_lag_on_failover_bytes: u64,
+    /// `failure_timeout`: how long a primary's node may be silent before the standbys take over by quorum. Only in the
+    /// synchronous modes. Default 3 s; zero switches the take-over by quorum off.
+    pub failure_timeout: Duration,
     /// `primary_start_timeout`: how long the holder may start or recover before it hands the lock over.
     pub primary_start_timeout: Duration,
     /// `postgresql.use_pg_rewind`.
@@ -65,14 +68,17 @@ pub struct LocalPolicy {
 pub enum SynchronousMode {
     /// Commits wait for nobody; loss is bounded by time and lag.
     Off,
-    /// Commits wait for `synchronous_node_count` standbys, all of which must confirm.
+    /// Commits wait for `synchronous_node_count` chosen standbys, all of which must confirm.
     On,
+    /// Commits wait for any `synchronous_node_count` of all standbys that stream.
+    Quorum,
 }
 
 /// The defaults of a new Quorate cluster.
 const TTL: Duration = Duration::from_secs(5);
 const LOOP_WAIT: Duration = Duration::from_secs(1);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(1);
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Patroni's defaults for the rest.
 const PRIMARY_START_TIMEOUT: Duration = Duration::from_secs(300);
 const MAXIMUM_LAG_BYTES: u64 = 1 << 20;
@@ -92,7 +98,10 @@ impl Policy {
             loop_wait: seconds("loop_wait", LOOP_WAIT),
             retry_timeout: seconds("retry_timeout", RETRY_TIMEOUT),
             synchronous_mode: match get("synchronous_mode") {
-                Some(value) if truth(value) == Some(true) || value == "quorum" => SynchronousMode::On,
+                Some(value) if value.as_str().is_some_and(|word| word.eq_ignore_ascii_case("quorum")) => {
+                    SynchronousMode::Quorum
+                }
+                Some(value) if truth(value) == Some(true) => SynchronousMode::On,
                 Some(_) | None => SynchronousMode::Off,
             },
             synchronous_mode_strict: flag(get("synchronous_mode_strict"), false),
@@ -104,6 +113,7 @@ impl Policy {
             maximum_lag_on_failover_bytes: get("maximum_lag_on_failover")
                 .and_then(Value::as_u64)
                 .unwrap_or(MAXIMUM_LAG_BYTES),
+            failure_timeout: seconds("failure_timeout", FAILURE_TIMEOUT),
             primary_start_timeout: seconds(
                 "primary_start_timeout",
                 seconds("master_start_timeout", PRIMARY_START_TIMEOUT),
@@ -125,6 +135,17 @@ impl Policy {
 fn duration(value: &Value) -> Option<Duration> {
     let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
     Duration::try_from_secs_f64(seconds).ok()
+}
+
+impl SynchronousMode {
+    /// Commits wait for standbys, and promotions are judged by `/sync`.
+    #[must_use]
+    pub fn binds(self) -> bool {
+        match self {
+            SynchronousMode::Off => false,
+            SynchronousMode::On | SynchronousMode::Quorum => true,
+        }
+    }
 }
 
 /// As Patroni reads a switch.

@@ -185,7 +185,7 @@ fn flushed(primary: &PrimaryFacts) -> BTreeMap<String, Lsn> {
 fn wanted(context: &Context<'_>, primary: &PrimaryFacts) -> Option<SyncEntry> {
     match context.policy.synchronous_mode {
         SynchronousMode::Off => return None,
-        SynchronousMode::On => {}
+        SynchronousMode::On | SynchronousMode::Quorum => {}
     }
     let target =
         context.sync().and_then(|document| document.entries.last()).filter(|entry| entry.confirm > 0);
@@ -202,10 +202,14 @@ fn wanted(context: &Context<'_>, primary: &PrimaryFacts) -> Option<SyncEntry> {
         .collect();
     if let Some(target) = target {
         let fresh = context.now.since(primary.since) < ATTACH_PATIENCE;
-        let attached = choices.iter().any(|choice| target.members.contains(&choice.name));
-        if (fresh && !attached) || (choices.is_empty() && context.policy.synchronous_mode_strict) {
+        let attached = choices.iter().filter(|choice| target.members.contains(&choice.name)).count();
+        let expected = match context.policy.synchronous_mode {
+            SynchronousMode::Off | SynchronousMode::On => 1,
+            SynchronousMode::Quorum => target.members.len(),
+        };
+        if (fresh && attached < expected) || (choices.is_empty() && context.policy.synchronous_mode_strict) {
             return Some(target.clone());
         }
     }
-    Some(sync::choose(context.policy.synchronous_node_count, target, choices))
+    Some(sync::choose(context.policy, target, choices))
 }

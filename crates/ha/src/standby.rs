@@ -3,9 +3,11 @@
 use crate::action::{Action, Decision};
 use crate::bootstrap;
 use crate::candidate;
+use crate::cluster::Held;
 use crate::context::{Context, Holding, SOON};
 use crate::facts::{OperationKind, Receiver, Running, StandbyFacts};
 use crate::rejoin;
+use crate::takeover;
 
 pub(crate) fn decide(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> Decision {
     match context.holding {
@@ -14,11 +16,17 @@ pub(crate) fn decide(context: &Context<'_>, running: &Running, standby: &Standby
             context.tick(Vec::new(), "adopting the leader lock from before a restart").within(SOON)
         }
         Holding::Absent { .. } => candidate::race(context, running, standby),
-        Holding::Other(_) => follow(context, running, standby),
+        Holding::Other(held) => follow(context, held, running, standby),
     }
 }
 
-fn follow(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> Decision {
+fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &StandbyFacts) -> Decision {
+    if context.suspected().is_some() {
+        return takeover::promise(context, held, running, standby);
+    }
+    if let Some(decision) = takeover::suspect(context, held, standby) {
+        return decision;
+    }
     if context.failed(OperationKind::Rewind).is_some() || context.failed(OperationKind::Clone).is_some() {
         return bootstrap::clone(context, "the rewind failed");
     }

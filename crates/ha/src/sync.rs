@@ -42,6 +42,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{SyncDocument, SyncEntry};
 use crate::facts::{Lsn, Position, SyncEffective};
+use crate::policy::{Policy, SynchronousMode};
 
 /// The next step towards the wanted entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,10 +166,20 @@ pub struct Choice {
     pub position: Position,
 }
 
-/// The entry that is wanted: `count` of `choices`, keeping those of `current` (a set does not follow every change of
-/// lag), then those that may be promoted, then the most caught up. None of them: the primary alone.
+/// The entry that is wanted. `on`: `synchronous_node_count` of `choices`, keeping those of `current` (a set does not follow
+/// every change of lag), then those that may be promoted, then the most caught up. `quorum`: all of them, of which any
+/// `synchronous_node_count` confirm; those that could not be promoted only when the others are too few, because the
+/// best of a quorum must be able to take over. None: the primary alone.
 #[must_use]
-pub fn choose(count: usize, current: Option<&SyncEntry>, mut choices: Vec<Choice>) -> SyncEntry {
+pub fn choose(policy: &Policy, current: Option<&SyncEntry>, mut choices: Vec<Choice>) -> SyncEntry {
+    let count = policy.synchronous_node_count;
+    if policy.synchronous_mode == SynchronousMode::Quorum {
+        if choices.iter().filter(|choice| !choice.nofailover).count() >= count {
+            choices.retain(|choice| !choice.nofailover);
+        }
+        let members: BTreeSet<String> = choices.into_iter().map(|choice| choice.name).collect();
+        return SyncEntry { confirm: count.min(members.len()), members };
+    }
     let kept = |choice: &Choice| current.is_some_and(|entry| entry.members.contains(&choice.name));
     choices.sort_by(|a, b| {
         (kept(b), !b.nofailover, b.position, &a.name).cmp(&(kept(a), !a.nofailover, a.position, &b.name))

@@ -524,6 +524,42 @@ impl FailoverRequest {
     }
 }
 
+/// `/suspicion`: the holder of a lock is thought to be gone. Changes nothing by itself; see `takeover`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Suspicion {
+    /// The holder.
+    pub suspect: String,
+    /// The create revision of the lock that it holds: with any other lock the suspicion means nothing.
+    pub lock: Revision,
+    /// Who said so first.
+    pub by: String,
+    /// What it had seen, as a sentence.
+    pub why: String,
+    /// The lock was taken away on the strength of this.
+    pub revoked: bool,
+}
+
+impl Suspicion {
+    /// Reads what [`Suspicion::to_json`] writes.
+    pub fn parse(json: &str) -> Result<Suspicion, DocumentError> {
+        let mut map = object("suspicion", json)?;
+        let revoked = map.get("revoked") == Some(&Value::Bool(true));
+        let lock = number(&mut map, "lock").and_then(|lock| i64::try_from(lock).ok());
+        let mut field = |name: &str| self::text(&mut map, name).filter(|value| !value.is_empty());
+        let (Some(suspect), Some(lock)) = (field("suspect"), lock) else {
+            return Err(DocumentError { key: "suspicion", why: "it names no suspect or no lock".to_owned() });
+        };
+        let (by, why) = (field("by").unwrap_or_default(), field("why").unwrap_or_default());
+        Ok(Suspicion { suspect, lock: Revision(lock), by, why, revoked })
+    }
+    /// One object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let Suspicion { suspect, lock, by, why, revoked } = self;
+        json!({"suspect": suspect, "lock": lock.0, "by": by, "why": why, "revoked": revoked}).to_string()
+    }
+}
+
 /// `/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {

@@ -79,6 +79,17 @@ pub(crate) fn action(action: &Action) -> String {
         Action::WriteHistory { document, .. } => format!("write /history {}", document.to_json()),
         Action::WriteStatus { status, .. } => format!("write /status {}", status.optime),
         Action::ClearFailoverRequest { .. } => "clear /failover".to_owned(),
+        Action::Suspect { guard, document } => {
+            format!("SUSPECT {} if /suspicion is {}", document.suspect, revision(guard))
+        }
+        Action::ClearSuspicion { suspicion, .. } => format!("clear /suspicion if {}", revision(suspicion)),
+        Action::RevokeLock { lock, suspicion, sync, .. } => format!(
+            "REVOKE LOCK {} of {} if /suspicion is {} and /sync is {}",
+            lock.create_revision.0,
+            lock.holder,
+            revision(suspicion),
+            revision(sync)
+        ),
         Action::MoveStoreLeadership => "move the store's leadership away".to_owned(),
         Action::Fence => "FENCE".to_owned(),
         Action::Follow { upstream, slot } => {

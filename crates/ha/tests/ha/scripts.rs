@@ -171,6 +171,7 @@ impl Script {
             history: None,
             failover: None,
             status: Some(key(Status { optime: Lsn(0x5000), ..Status::default() }, 29, None)),
+            suspicion: None,
         };
         let o = Observation {
             now: until(100),
@@ -185,7 +186,7 @@ impl Script {
             member_lease: Some(LeaseFacts { id: LeaseId(5), valid_until: until(104) }),
             primary_lease: leads.then(|| LeaseFacts { id: LeaseId(7), valid_until: until(104) }),
             scheduled_in: None,
-            voters: VoterFacts { leads_here: false, other_healthy: true },
+            voters: VoterFacts { other_healthy: true, ..VoterFacts::default() },
         };
         Script { o, config }
     }
@@ -472,8 +473,34 @@ impl Script {
                 self.view()?.status = Some(key(Status { optime, ..Status::default() }, 29, None));
             }
             "voters" => {
-                self.o.voters =
-                    VoterFacts { leads_here: words.has("leads"), other_healthy: !words.has("alone") };
+                let voters = &mut self.o.voters;
+                voters.leads_here = words.has("leads");
+                voters.other_healthy = !words.has("alone");
+            }
+            "silent" => {
+                let name = words.first().to_owned();
+                let voters = &mut self.o.voters;
+                let ms = words.number("ms")?.map(|ms| Duration::from_millis(ms.unsigned_abs()));
+                match ms {
+                    Some(silent) => drop(voters.silent.insert(name.clone(), silent)),
+                    None => drop(voters.silent.remove(&name)),
+                }
+                if words.has("refuses") {
+                    voters.refusing.insert(name);
+                }
+            }
+            "suspicion" => {
+                let revision = words.number("rev")?.unwrap_or(40);
+                let document = Suspicion {
+                    suspect: words.first().to_owned(),
+                    lock: Revision(words.number("lock")?.unwrap_or(20)),
+                    by: "n3".to_owned(),
+                    why: "it is silent".to_owned(),
+                    revoked: words.has("revoked"),
+                };
+                let since = words.at("since")?.unwrap_or(now);
+                self.view()?.suspicion = (words.first() != "none")
+                    .then(|| Suspected { key: key(document, revision, None), since });
             }
             "noconfig" => self.view()?.config = None,
             "decide" => return Ok(crate::print::decision(&decide(&self.o))),
@@ -508,5 +535,5 @@ macro_rules! areas {
 
 mod area {
     use super::run_all;
-    areas!(primary standby race switchover sync quorum_loss bootstrap pause rejoin);
+    areas!(primary standby race switchover sync quorum_loss bootstrap pause rejoin takeover);
 }
