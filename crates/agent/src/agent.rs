@@ -51,7 +51,7 @@ use crate::rest;
 use crate::settings;
 use crate::shared::{REQUESTS, Request, Shared};
 use crate::watch::{Seen, follow};
-use crate::{exit, peer, snapshot};
+use crate::{exit, peer, snapshot, suspicion};
 
 /// The shortest time from one tick to the next: a storm of wake-ups must not take the processor from the voter.
 const SHORTEST: Duration = Duration::from_millis(20);
@@ -101,6 +101,7 @@ impl Agent {
 
         let mut background = JoinSet::new();
         background.spawn(follow(shared.handle.clone(), keys, Arc::clone(&seen), Arc::clone(&shared.wake)));
+        background.spawn(suspicion::run(Arc::clone(&shared)));
         background.spawn(exit::watch(instance.config().data_dir.clone(), Arc::clone(&shared.wake)));
         let serving = tokio::spawn(rest::serve(listener, Arc::clone(&shared), stop_rest_rx));
         let ticking = Loop {
@@ -289,6 +290,7 @@ impl Loop {
         self.say(&decision.reason.to_string());
         tracing::trace!(observation = ?look.observation, ?decision, "decided");
 
+        self.shared.evidence.watch(look.watched());
         // Before the actions: what they change is seen by the next tick, and a list may take a moment.
         let before = self.shared.snapshot();
         self.shared.publish(snapshot::of(&look, &decision, self.shared.registry.keys(), &before));

@@ -114,6 +114,9 @@ fn shows_after(action: &Action) -> Option<Duration> {
         | Action::WriteHistory { .. }
         | Action::WriteStatus { .. }
         | Action::ClearFailoverRequest { .. }
+        | Action::Suspect { .. }
+        | Action::ClearSuspicion { .. }
+        | Action::RevokeLock { .. }
         | Action::MoveStoreLeadership
         | Action::SetSlots { .. }
         | Action::Checkpoint
@@ -202,6 +205,29 @@ impl Execution<'_> {
             }
             Action::ClearFailoverRequest { guard } => {
                 self.write(&Key::Failover, &guard, FailoverRequest::default().to_json()).await
+            }
+            Action::Suspect { guard, document } => {
+                tracing::warn!(suspect = document.suspect, why = document.why, "suspecting the primary's node");
+                registry
+                    .suspect(&guard, &document, timeout)
+                    .await
+                    .map_err(write("the suspicion was not written"))
+            }
+            Action::ClearSuspicion { guard, suspicion } => {
+                tracing::info!("clearing the suspicion: the holder of the lock is here");
+                self.write_as_holder(&guard, &Key::Suspicion, Some(&suspicion), None).await
+            }
+            Action::RevokeLock { lock, suspicion, sync, document } => {
+                registry
+                    .revoke_lock(&lock, &suspicion, &sync, &document, timeout)
+                    .await
+                    .map_err(write("the leader lock was not taken away"))?;
+                tracing::warn!(from = lock.holder, why = document.why, "took the leader lock away");
+                // So that its former holder cannot believe in it for longer than to its next renewal.
+                if let Err(error) = registry.revoke(lock.lease, timeout).await {
+                    tracing::debug!(%error, "the old lease is left to expire");
+                }
+                Ok(())
             }
             Action::MoveStoreLeadership => {
                 self.move_leadership().await;
@@ -535,6 +561,7 @@ fn name(key: &Key) -> &'static str {
         Key::History => "the history key was not written",
         Key::Failover => "the failover key was not written",
         Key::Status => "the status key was not written",
+        Key::Suspicion => "the suspicion was not cleared",
     }
 }
 

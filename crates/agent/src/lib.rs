@@ -27,6 +27,7 @@ pub mod rest;
 mod settings;
 mod shared;
 mod snapshot;
+mod suspicion;
 mod txn;
 mod watch;
 

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use quorate_ha::cluster::Tags;
-use quorate_ha::facts::{OperationFacts, OperationKind, Process, Role};
+use quorate_ha::facts::{Endpoint, OperationFacts, OperationKind, Process, Role};
 use quorate_ha::{
     ClusterView, InstanceFacts, LocalPolicy, Moment, Observation, Policy, StoreFacts, VoterFacts,
 };
@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::execute::Leases;
 use crate::registry::{Memory, Reading};
 use crate::shared::Shared;
+use crate::suspicion::Watched;
 use crate::watch::Seen;
 
 /// What one look brought: the input of the decision, and the raw keys for the REST API.
@@ -38,6 +39,19 @@ impl Look {
             StoreFacts::Available(view) => Some(view),
             StoreFacts::Unavailable { .. } => None,
         }
+    }
+
+    /// The holder, if this node follows it and would have to take over by quorum.
+    pub(crate) fn watched(&self) -> Option<Watched> {
+        let Observation { policy, instance, .. } = &self.observation;
+        let Process::Running(running) = &instance.process else { return None };
+        let Role::Standby(_) = running.role else { return None };
+        let view = self.view()?;
+        let held = view.held().filter(|held| held.holder != policy.name())?;
+        let bound = policy.synchronous_mode.binds() && view.sync.is_some() && !policy.failure_timeout.is_zero();
+        let record = &view.members.get(&held.holder)?.value;
+        let endpoint = Endpoint::of_url(&record.conn_url)?;
+        bound.then(|| Watched { name: held.holder.clone(), endpoint, limit: policy.failure_timeout })
     }
 }
 
@@ -117,7 +131,7 @@ impl Observer {
             policy,
             instance: facts,
             operation,
-            voters: voters(shared, reading.is_some()),
+            voters: voters(shared, now, reading.is_some()),
             store,
             remembered: self.memory.remembered.clone(),
             member_lease: leases.member,
@@ -154,12 +168,14 @@ fn until(scheduled_at: &str) -> Option<Duration> {
 
 /// A read that a quorum has just confirmed proves that the store's leader reaches a majority: if that is us and there are
 /// others, one of them is well.
-fn voters(shared: &Shared, answered: bool) -> VoterFacts {
+fn voters(shared: &Shared, now: Moment, answered: bool) -> VoterFacts {
     let me = shared.handle.header().member_id;
     let leads_here = shared.handle.leadership().borrow().leader == Some(me);
     let other_healthy =
         answered && shared.handle.members().iter().any(|member| member.id != me && !member.is_learner);
-    VoterFacts { leads_here, other_healthy }
+    let mut voters = VoterFacts { leads_here, other_healthy, ..VoterFacts::default() };
+    shared.evidence.fill(now, &mut voters);
+    voters
 }
 
 /// May PostgreSQL accept writes, now or as soon as what is under way is done? The fence stays armed while it may.

@@ -21,8 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_ha::action::{KeyGuard, LockGuard};
 use quorate_ha::cluster::{
-    FailoverRequest, Held, History, Initialize, LeaseId, Lock, MemberRecord, Revision, Status, SyncDocument,
-    Versioned,
+    FailoverRequest, Held, History, Initialize, LeaseId, Lock, MemberRecord, Revision, Status, Suspected,
+    Suspicion, SyncDocument, Versioned,
 };
 use quorate_ha::{ClusterView, Key, Keys, LeaseFacts, Moment};
 use quorate_node::clock::boottime;
@@ -174,6 +174,40 @@ impl Registry {
         txn.delete(&self.leader()).commit(&self.handle, timeout).await.map(drop)
     }
 
+    /// `/suspicion`, if it is as observed and the lock is the one it speaks of.
+    pub(crate) async fn suspect(
+        &self,
+        guard: &KeyGuard,
+        document: &Suspicion,
+        timeout: Duration,
+    ) -> Result<(), WriteError> {
+        self.as_observed(&Key::Suspicion, guard)
+            .and_created(&self.leader(), document.lock.0)
+            .put(&self.path(&Key::Suspicion), document.to_json(), 0)
+            .commit(&self.handle, timeout)
+            .await
+            .map(drop)
+    }
+
+    /// Takes the lock away from its holder, if nothing has changed since the promises were judged.
+    pub(crate) async fn revoke_lock(
+        &self,
+        lock: &Held,
+        suspicion: &KeyGuard,
+        sync: &KeyGuard,
+        document: &Suspicion,
+        timeout: Duration,
+    ) -> Result<(), WriteError> {
+        self.as_observed(&Key::Suspicion, suspicion)
+            .and_unchanged(&self.path(&Key::Sync), sync.mod_revision().map(|revision| revision.0))
+            .and_created(&self.leader(), lock.create_revision.0)
+            .delete(&self.leader())
+            .put(&self.path(&Key::Suspicion), document.to_json(), 0)
+            .commit(&self.handle, timeout)
+            .await
+            .map(drop)
+    }
+
     // --- other keys -----------------------------------------------------------------------------------------------
 
     pub(crate) async fn publish_member(
@@ -265,6 +299,8 @@ pub(crate) struct Memory {
     last: Option<ClusterView>,
     /// The versions that were reported as unreadable.
     reported: BTreeMap<String, i64>,
+    /// The suspicion, since when it is seen.
+    suspicion: Option<(Revision, Moment)>,
     /// The lock's absence, while it lasts.
     absence: Option<(Revision, Moment)>,
     /// The newest generation of the lock that was seen.
@@ -292,6 +328,7 @@ impl Memory {
             history: None,
             failover: None,
             status: None,
+            suspicion: None,
         };
         let mut held = None;
         let last = self.last.take();
@@ -345,6 +382,16 @@ impl Memory {
                 Key::History => document!(history, History::parse(&text)),
                 Key::Failover => document!(failover, FailoverRequest::parse(&text)),
                 Key::Status => document!(status, Status::parse(&text)),
+                // One that cannot be read binds nobody; it is written anew by whoever suspects next.
+                Key::Suspicion => match Suspicion::parse(&text) {
+                    Ok(value) => {
+                        let key = versioned(kv, value);
+                        let known = self.suspicion.filter(|(revision, _)| *revision == key.mod_revision);
+                        let (_, since) = *self.suspicion.insert(known.unwrap_or((key.mod_revision, now)));
+                        view.suspicion = Some(Suspected { key, since });
+                    }
+                    Err(error) => unreadable(error.to_string()),
+                },
             }
         }
         view.lock = self.lock(now, held, view.revision, vanished);

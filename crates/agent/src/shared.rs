@@ -14,6 +14,7 @@ use crate::config::AgentConfig;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::suspicion::Evidence;
 use crate::rest::status::{Identity, Snapshot};
 
 /// Requests that wait for the loop; more are refused at once. An operator makes them, one at a time.
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) fence: Fence,
     pub(crate) metrics: Metrics,
+    pub(crate) evidence: Evidence,
     /// Wakes the loop.
     pub(crate) wake: Arc<Notify>,
     pub(crate) requests: mpsc::Sender<Request>,
@@ -61,6 +63,7 @@ impl Shared {
             registry,
             fence,
             metrics: Metrics::default(),
+            evidence: Evidence::default(),
             wake: Arc::new(Notify::new()),
             requests,
             tags,

@@ -47,6 +47,11 @@ impl Guarded {
             .and(key, CompareTarget::Lease(lease))
     }
 
+    /// And this key is of the generation created at this revision.
+    pub(crate) fn and_created(self, key: &str, create_revision: Revision) -> Guarded {
+        self.and(key, CompareTarget::Create(create_revision))
+    }
+
     fn and(mut self, key: &str, target: CompareTarget) -> Guarded {
         self.compare.push(Compare {
             result: CompareResult::Equal.into(),

@@ -461,6 +461,17 @@ impl Consensus {
         self.healthy_voters(recent).len() > voters / 2
     }
 
+    /// Of every other voter: how long ago it last answered the leader, which is this member; None: never.
+    #[must_use]
+    pub fn acknowledged(&self) -> BTreeMap<u64, Option<Duration>> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref();
+        let ago = |id: u64| heard?.get(&id)?.as_ref().map(|at| at.elapsed());
+        let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != self.inner.id);
+        voters.map(|id| (id, ago(id))).collect()
+    }
+
     /// Adds a learner, or leaves it as it is.
     pub async fn add_learner(&self, id: u64, node: Node) -> Result<(), MembershipFailure> {
         self.changed(self.inner.raft.add_learner(id, node, false).await)

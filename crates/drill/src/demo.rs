@@ -72,6 +72,8 @@ pub enum SynchronousMode {
     Off,
     /// Commits wait for the synchronous standby.
     On,
+    /// Commits wait for any one standby.
+    Quorum,
 }
 
 /// Tells the story. True: nothing acknowledged was lost and nothing was violated.
@@ -92,6 +94,7 @@ pub async fn run(args: &DemoArgs) -> Result<bool> {
         synchronous_mode: match args.synchronous_mode {
             SynchronousMode::Off => "off".to_owned(),
             SynchronousMode::On => "on".to_owned(),
+            SynchronousMode::Quorum => "quorum".to_owned(),
         },
     };
     let mut cluster = Cluster::prepare(spec)?;

@@ -105,6 +105,12 @@ fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
                 "starting as a secondary: I have followed the current timeline since I was primary",
             );
         }
+        // The holder has announced the current timeline, and mine of that number or beyond was never announced.
+        let theirs = context.history().leader_of(current).is_some_and(|leader| leader != context.me);
+        if timeline > current && theirs && context.announced().is_some() {
+            let why = format!("I was primary on timeline {timeline}, which was never announced");
+            return bootstrap::clone(context, &why);
+        }
         if timeline >= current {
             let reason = "waiting for the leader to be promoted: I was primary on the current timeline";
             return context.idle(Vec::new(), reason);

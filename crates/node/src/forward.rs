@@ -151,7 +151,13 @@ impl Inner {
                     Attempt::Failed(ProposeError::Indeterminate)
                 }
             },
-            Ok(Answer::ReadAt(_) | Answer::Lease(_) | Answer::Done(_) | Answer::Claimed(_))
+            Ok(
+                Answer::ReadAt(_)
+                | Answer::Lease(_)
+                | Answer::Done(_)
+                | Answer::Claimed(_)
+                | Answer::Silences(_),
+            )
             | Err(NoAnswer::Unknown) => {
                 Attempt::Failed(ProposeError::Indeterminate)
             }
@@ -242,7 +248,8 @@ impl Inner {
                     | Answer::Proposed(_)
                     | Answer::ReadAt(_)
                     | Answer::Done(_)
-                    | Answer::Claimed(_),
+                    | Answer::Claimed(_)
+                    | Answer::Silences(_),
                 )
                 | None => {}
             }

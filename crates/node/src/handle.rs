@@ -23,6 +23,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::auth::{Access, Auth};
+use crate::hearing::Hearing;
 use crate::key_count::KeyCount;
 use crate::lessor::Lessor;
 use crate::membership::Standing;
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     pub(crate) lessor: Arc<Mutex<Lessor>>,
     pub(crate) lease_changed: Arc<Notify>,
     pub(crate) rounds: Rounds,
+    pub(crate) hearing: Mutex<Hearing>,
     pub(crate) auth: Arc<Auth>,
     pub(crate) pending: Semaphore,
     pub(crate) replacing: tokio::sync::Mutex<()>,
@@ -494,6 +496,7 @@ impl quorate_consensus::PeerHandler for Answerer {
                     Question::MoveLeader(transfer) => inner.answer_move_leader(transfer.target).await,
                     Question::Replace(replace) => inner.answer_replace(replace).await,
                     Question::Claim(claim) => inner.answer_claim(claim).await,
+                    Question::Silence(_) => inner.answer_silence(),
                     Question::Reconfigure(change) => inner.answer_reconfigure(change, deadline).await,
                 },
             };

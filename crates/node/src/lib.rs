@@ -93,6 +93,7 @@ pub mod error;
 mod forward;
 pub mod handle;
 mod hash;
+mod hearing;
 mod identity;
 mod key_count;
 mod lease_task;

@@ -31,7 +31,7 @@ use crate::observer::NodeObserver;
 use crate::read::Rounds;
 use crate::snapshot::BACKUPS;
 use crate::watch::pump::Pump;
-use crate::{Config, Handle, Leadership, StartError, compactor, lease_task, quota, read, reconfigure};
+use crate::{Config, Handle, Leadership, StartError, compactor, hearing, lease_task, quota, read, reconfigure};
 
 /// A process that was just killed, or a node of this process that was just dropped, lets go of its directory in a moment.
 const LOCK: Duration = Duration::from_secs(5);
@@ -155,6 +155,7 @@ impl Node {
             lessor,
             lease_changed,
             rounds,
+            hearing: Mutex::default(),
             auth,
             pending: Semaphore::new(PENDING_PROPOSALS),
             replacing: tokio::sync::Mutex::new(()),
@@ -172,6 +173,7 @@ impl Node {
         tasks.spawn(follow_failure(Arc::clone(&inner)));
         tasks.spawn(read::run(Arc::clone(&inner), waiting));
         tasks.spawn(lease_task::run(Arc::clone(&inner)));
+        tasks.spawn(hearing::run(Arc::clone(&inner)));
         tasks.spawn(compactor::run(Arc::clone(&inner)));
         tasks.spawn(quota::run(Arc::clone(&inner)));
         tasks.spawn(key_count::run(Arc::clone(&inner)));

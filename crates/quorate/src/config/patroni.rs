@@ -255,19 +255,16 @@ fn dynamic(section: &Section<'_>, dynamic: &mut Dynamic, report: &mut Report) {
         &mut dynamic.retry_timeout,
         section.duration("retry_timeout", Duration::from_secs(1), Duration::from_millis(100), report),
     );
+    set(
+        &mut dynamic.failure_timeout,
+        section.duration("failure_timeout", Duration::from_secs(1), Duration::ZERO, report),
+    );
     set(&mut dynamic.maximum_lag_on_failover, section.number("maximum_lag_on_failover", 0, report));
     if let Some(present) = section.present("synchronous_mode") {
         match (as_boolean(present.node), present.node.as_text().as_deref()) {
             (Some(true), _) => dynamic.synchronous_mode = SynchronousMode::On,
             (Some(false), _) => dynamic.synchronous_mode = SynchronousMode::Off,
-            (None, Some("quorum")) => {
-                dynamic.synchronous_mode = SynchronousMode::Quorum;
-                report.warning(
-                    present.node.origin.clone(),
-                    &present.path,
-                    "not supported yet: commits wait for synchronous_node_count named standbys, as with on",
-                );
-            }
+            (None, Some("quorum")) => dynamic.synchronous_mode = SynchronousMode::Quorum,
             (None, _) => {
                 present
                     .reject(report, format!("expected off, on or quorum, found {}", present.node.describe()));

@@ -106,7 +106,7 @@ const KNOWN: &[(&str, Use)] = &[
     ("bootstrap.dcs.ttl", Read),
     ("bootstrap.dcs.loop_wait", Read),
     ("bootstrap.dcs.retry_timeout", Read),
-    ("bootstrap.dcs.failure_timeout", Unused(DYNAMIC_LATER)),
+    ("bootstrap.dcs.failure_timeout", Read),
     ("bootstrap.dcs.maximum_lag_on_failover", Read),
     ("bootstrap.dcs.maximum_lag_on_syncnode", Unused(DYNAMIC_LATER)),
     ("bootstrap.dcs.max_timelines_history", Unused(DYNAMIC_LATER)),

@@ -117,6 +117,10 @@ pub struct Dynamic {
     /// How long one request to the store or to PostgreSQL may be retried, in seconds. Default 1.
     #[serde(serialize_with = "seconds")]
     pub retry_timeout: Duration,
+    /// How long the primary's node may be silent before the standbys take over by quorum, in seconds; 0: never, the lease
+    /// alone decides. Only in a synchronous mode. Default 3.
+    #[serde(serialize_with = "seconds")]
+    pub failure_timeout: Duration,
     /// A standby further behind than this, in bytes, is not promoted. Default 1 MiB.
     pub maximum_lag_on_failover: u64,
     /// Whether a commit waits for a standby. Default `on`.
@@ -379,6 +383,7 @@ impl Default for Dynamic {
             ttl: Duration::from_secs(5),
             loop_wait: Duration::from_secs(1),
             retry_timeout: Duration::from_secs(1),
+            failure_timeout: Duration::from_secs(3),
             maximum_lag_on_failover: 1 << 20,
             synchronous_mode: SynchronousMode::On,
             synchronous_mode_strict: false,

@@ -1,0 +1,109 @@
+//! Evidence that the primary's node is gone, gathered while this node follows it.
+//!
+//! The loop sleeps for up to `loop_wait`; a take-over by quorum is to begin a third of a second after a node was killed. So a
+//! task of its own asks the store's leader ten times a second for how long it has not heard the holder's voter (a small
+//! message to the leader, a look into memory on the leader itself), tries the holder's ports when that is long enough to
+//! matter, and wakes the loop when there is something to judge. It judges nothing: `ha::takeover` does.
+//!
+//! What was found is used while it is fresh. A store without a leader answers nothing, and then nobody is suspected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate_ha::facts::Endpoint;
+use quorate_ha::takeover::REFUSED;
+use quorate_ha::{Moment, VoterFacts};
+use quorate_node::clock::boottime;
+use tokio::net::TcpStream;
+
+use crate::shared::Shared;
+
+/// Between two questions.
+const ASK: Duration = Duration::from_millis(100);
+/// How long an answer may take, and a connection attempt.
+const PATIENCE: Duration = Duration::from_millis(150);
+/// What was found is forgotten after this.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Whom to look at, as the last decision left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// The holder.
+    pub(crate) name: String,
+    /// Its PostgreSQL.
+    pub(crate) endpoint: Endpoint,
+    /// `failure_timeout`.
+    pub(crate) limit: Duration,
+}
+
+/// Shared between the task and the loop.
+#[derive(Default)]
+pub(crate) struct Evidence {
+    watched: Mutex<Option<Watched>>,
+    found: Mutex<Option<Found>>,
+}
+
+#[derive(Debug, Clone)]
+struct Found {
+    at: Moment,
+    silent: BTreeMap<String, Duration>,
+    refusing: BTreeSet<String>,
+}
+
+impl Evidence {
+    /// From now on look at this one; None: at nobody.
+    pub(crate) fn watch(&self, watched: Option<Watched>) {
+        *self.watched.lock() = watched;
+    }
+
+    /// What was found, if it is fresh.
+    pub(crate) fn fill(&self, now: Moment, voters: &mut VoterFacts) {
+        let found = self.found.lock().clone();
+        if let Some(found) = found.filter(|found| now.since(found.at) <= FRESH) {
+            voters.silent = found.silent;
+            voters.refusing = found.refusing;
+        }
+    }
+}
+
+/// Looks for as long as the agent lives.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(ASK).await;
+        let watched = shared.evidence.watched.lock().clone();
+        let Some(watched) = watched else {
+            *shared.evidence.found.lock() = None;
+            continue;
+        };
+        let Ok(silent) = shared.handle.silence(PATIENCE).await else { continue };
+        let silence = silent.get(&watched.name).copied().unwrap_or_default();
+        let refuses = silence >= REFUSED && refuses(&shared, &watched).await;
+        let refusing = if refuses { BTreeSet::from([watched.name.clone()]) } else { BTreeSet::new() };
+        *shared.evidence.found.lock() = Some(Found { at: Moment(boottime()), silent, refusing });
+        if refuses || silence >= watched.limit {
+            shared.wake.notify_one();
+        }
+    }
+}
+
+/// Nobody listens on either port of the node: its machine is there, and both processes are not.
+async fn refuses(shared: &Shared, watched: &Watched) -> bool {
+    let members = shared.handle.members();
+    let Some(member) = members.iter().find(|member| member.name == watched.name) else { return false };
+    let peers: Vec<&str> = member.peer_urls.iter().filter_map(|url| url.split_once("://")).map(|u| u.1).collect();
+    let postgres = watched.endpoint.to_string();
+    if peers.is_empty() {
+        return false;
+    }
+    for address in peers.into_iter().chain([postgres.as_str()]) {
+        let tried = tokio::time::timeout(PATIENCE, TcpStream::connect(address.trim_end_matches('/'))).await;
+        match tried {
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Ok(Ok(_) | Err(_)) | Err(_) => return false,
+        }
+    }
+    true
+}
