@@ -207,7 +207,11 @@ impl Execution<'_> {
                 self.write(&Key::Failover, &guard, FailoverRequest::default().to_json()).await
             }
             Action::Suspect { guard, document } => {
-                tracing::warn!(suspect = document.suspect, why = document.why, "suspecting the primary's node");
+                tracing::warn!(
+                    suspect = document.suspect,
+                    why = document.why,
+                    "suspecting the primary's node"
+                );
                 registry
                     .suspect(&guard, &document, timeout)
                     .await

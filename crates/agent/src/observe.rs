@@ -48,7 +48,8 @@ impl Look {
         let Role::Standby(_) = running.role else { return None };
         let view = self.view()?;
         let held = view.held().filter(|held| held.holder != policy.name())?;
-        let bound = policy.synchronous_mode.binds() && view.sync.is_some() && !policy.failure_timeout.is_zero();
+        let bound =
+            policy.synchronous_mode.binds() && view.sync.is_some() && !policy.failure_timeout.is_zero();
         let record = &view.members.get(&held.holder)?.value;
         let endpoint = Endpoint::of_url(&record.conn_url)?;
         bound.then(|| Watched { name: held.holder.clone(), endpoint, limit: policy.failure_timeout })

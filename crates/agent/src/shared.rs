@@ -14,8 +14,8 @@ use crate::config::AgentConfig;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::suspicion::Evidence;
 use crate::rest::status::{Identity, Snapshot};
+use crate::suspicion::Evidence;
 
 /// Requests that wait for the loop; more are refused at once. An operator makes them, one at a time.
 pub(crate) const REQUESTS: usize = 16;

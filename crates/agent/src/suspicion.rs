@@ -93,7 +93,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 async fn refuses(shared: &Shared, watched: &Watched) -> bool {
     let members = shared.handle.members();
     let Some(member) = members.iter().find(|member| member.name == watched.name) else { return false };
-    let peers: Vec<&str> = member.peer_urls.iter().filter_map(|url| url.split_once("://")).map(|u| u.1).collect();
+    let peers: Vec<&str> =
+        member.peer_urls.iter().filter_map(|url| url.split_once("://")).map(|u| u.1).collect();
     let postgres = watched.endpoint.to_string();
     if peers.is_empty() {
         return false;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_node::{Handle, ProposeError};
 use quorate_state::{
-    Body, Command, Compare, CompareResult, CompareTarget, DeleteRange, LeaseId, LeaseRevoke, Put,
-    ReplyBody, Revision, Txn, TxnOp, TxnOpBody,
+    Body, Command, Compare, CompareResult, CompareTarget, DeleteRange, LeaseId, LeaseRevoke, Put, ReplyBody,
+    Revision, Txn, TxnOp, TxnOpBody,
 };
 
 use crate::error::WriteError;

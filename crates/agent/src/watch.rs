@@ -79,12 +79,7 @@ fn judge(event: &Event, keys: &Keys, members: &mut BTreeMap<String, MemberRecord
             }
             true
         }
-        Key::Initialize
-        | Key::Config
-        | Key::Sync
-        | Key::History
-        | Key::Failover
-        | Key::Suspicion => true,
+        Key::Initialize | Key::Config | Key::Sync | Key::History | Key::Failover | Key::Suspicion => true,
         Key::Status => false,
         Key::Member(name) => {
             let text = String::from_utf8_lossy(&event.kv.value);
