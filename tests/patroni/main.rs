@@ -57,6 +57,7 @@ async fn run(setup: &mut Setup) -> Result<()> {
     let leader = setup.store_leader(&all).context("the store has a leader")?;
     freeze(setup, &writer, (leader + 1) % 3, "a store").await?;
     freeze(setup, &writer, leader, "the store's leader").await?;
+    setup.patronictl("list")?;
     if std::env::var_os("QUORATE_TESTS_LONG").is_some() {
         lose_two_of_three(setup, &writer).await?;
     }
@@ -68,7 +69,6 @@ async fn run(setup: &mut Setup) -> Result<()> {
     ensure!(verdict.lost.is_empty(), "acknowledged writes are lost: {verdict:?}");
     ensure!(verdict.unexplained.is_empty(), "rows that nobody wrote: {verdict:?}");
     setup.patronictl("history")?;
-    setup.patronictl("list")?;
     setup.etcdctl(&all, "endpoint status -w table")?;
     setup.etcdctl(&all, "get --prefix --keys-only /service/")?;
 
@@ -102,7 +102,6 @@ async fn bootstrap(setup: &mut Setup) -> Result<()> {
 
 /// The timings of a test instead of the setup's, and synchronous commits, as an operator would ask for them.
 async fn reconfigure(setup: &mut Setup) -> Result<()> {
-    setup.patronictl("show-config")?;
     setup.patronictl(
         "edit-config --force -s ttl=20 -s loop_wait=2 -s retry_timeout=3 -s synchronous_mode=on -p work_mem=5MB",
     )?;
@@ -192,15 +191,13 @@ async fn freeze(setup: &mut Setup, writer: &Writer, store: usize, which: &str) -
     tokio::time::sleep(FREEZE.saturating_sub(began.elapsed())).await;
     rows(setup, writer).await?;
     ensure!(setup.primary() == Some(primary), "the primary stays");
-    setup.patronictl("list")?;
     setup.stores[store].signal(Signal::CONT)?;
     setup.transcript.event(&format!("SIGCONT of {name}"));
     let address = setup.stores[store].address.clone();
     setup.wait_until("healthy store", SETTLE, |_| http_get(&address, 2379, "/health").is_ok()).await?;
     rows(setup, writer).await?;
     ensure!(setup.primary() == Some(primary), "the primary stays");
-    let view = setup.view().context("the cluster's view")?;
-    ensure!(view.members.iter().all(|member| member.timeline.is_some()), "{view:?}");
+    ensure!(setup.is_whole(), "the standbys stay: {:?}", setup.view());
     report_gap(setup, writer, began);
     Ok(())
 }

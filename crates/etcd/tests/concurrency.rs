@@ -8,8 +8,8 @@ mod http;
 use std::process::Stdio;
 use std::time::Duration;
 
-use http::{Http, whole};
 use common::{Cluster, PATIENCE, eventually};
+use http::{Http, whole};
 use quorate_wire::etcdserverpb::kv_client::KvClient;
 use quorate_wire::etcdserverpb::lease_client::LeaseClient;
 use quorate_wire::etcdserverpb::*;
