@@ -41,9 +41,10 @@
 //! - A request with a plain token does not fail because users or roles changed under it: it is judged as of now. One with
 //!   an old signed token fails for whatever it asks, in etcd only if that is about keys.
 //!
-//! # Missing still
-//!
-//! Membership changes, snapshots over gRPC.
+//! - A member has one peer URL; more are refused.
+//! - A voter that is added votes when it has caught up, so that an addition never costs the quorum; the list shows it as a
+//!   voter from the beginning. A learner may be added beside a dead voter.
+//! - The inside of a snapshot is our own format: `etcdctl snapshot save` takes it, `quoratectl snapshot` reads it.
 //!
 //! Sources: etcd's `server/etcdserver/api/v3rpc`, `api/v3rpc/rpctypes/error.go` and `server/embed/serve.go` for the
 //! behaviour, each rule with its file where it is used.

@@ -85,6 +85,7 @@ impl Plan {
                 .collect(),
             new_cluster: options.cluster_state == ClusterState::New,
             force_new_cluster: options.force_new_cluster,
+            max_learners: options.max_learners,
             heartbeat: options.heartbeat,
             election: options.election,
             snapshot_count: options.snapshot_count,

@@ -66,6 +66,8 @@ pub struct StoreOptions {
     pub max_request_bytes: usize,
     /// `--max-txn-ops`. Default 128.
     pub max_txn_ops: usize,
+    /// `--max-learners`. Default 1.
+    pub max_learners: usize,
     /// `--auth-token`, `--auth-token-ttl` and `--bcrypt-cost`.
     pub auth: AuthOptions,
     /// `--watch-progress-notify-interval`. Default 10 min.
@@ -170,6 +172,7 @@ Takes etcd's flags (--flag value, --flag=value) and ETCD_* variables; a flag win
                                        (not given: the newest 10000 revisions are kept)
   --max-request-bytes N                1572864
   --max-txn-ops N                      128
+  --max-learners N                     1
   --auth-token simple|jwt,...          simple
                                        (jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m)
   --auth-token-ttl S                   300 (seconds since the last use)
@@ -431,6 +434,7 @@ impl Given {
             compaction: self.compaction(report),
             max_request_bytes: self.number("max-request-bytes", report).unwrap_or(1_572_864),
             max_txn_ops: self.number("max-txn-ops", report).unwrap_or(128),
+            max_learners: self.number("max-learners", report).unwrap_or(1),
             auth: self.auth(report),
             progress_interval: self.progress_interval(report),
             log_level: self.log_level(report),

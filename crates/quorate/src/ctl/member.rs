@@ -9,7 +9,7 @@ use quorate_wire::etcdserverpb::{
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Form, Forms, Rows, Text, header_fields};
-use super::{Context, Failure, Outcome, go};
+use super::{Context, Failure, Outcome, go, output};
 
 /// Verbs about members.
 #[derive(Debug, Subcommand)]
@@ -111,6 +111,7 @@ impl Add {
         let printer = self.form.printer::<Added>(context)?;
         let request = MemberAddRequest { peer_ur_ls: urls(&self.peer_urls), is_learner: self.learner };
         let response = context.store.tell(async |at| at.cluster().member_add(request.clone()).await).await?;
+        warn_of_two(&response.members);
         printer.done(&Added { response, name: name.clone(), peer_urls: self.peer_urls.clone() })
     }
 }
@@ -123,6 +124,7 @@ impl One {
             .store
             .tell(async |at| at.cluster().member_remove(MemberRemoveRequest { id }).await)
             .await?;
+        warn_of_two(&response.members);
         printer.done(&Changed::of(
             "etcdserverpb.MemberRemoveResponse",
             &response,
@@ -163,6 +165,15 @@ impl Update {
             response.header,
             format!("Member {id:16x} updated in cluster"),
         ))
+    }
+}
+
+/// Allowed, and worse than it looks.
+fn warn_of_two(members: &[quorate_wire::etcdserverpb::Member]) {
+    if members.iter().filter(|member| !member.is_learner).count() == 2 {
+        output::complain(
+            "warning: two voters tolerate no failure: losing either one stops writes; add a third, or a witness",
+        );
     }
 }
 
