@@ -353,7 +353,7 @@ async fn every_watcher_gets_what_was_written() {
         .collect();
     let mut random = fastrand::Rng::with_seed(seed + 1000);
     let mut kv = KvClient::new(cluster.channel(witness).await);
-    for round in 0..12 {
+    for round in 0..9 {
         let before = cluster.handle(witness).header().revision;
         eventually("writes go on", || async {
             (cluster.handle(witness).header().revision > before + 40).then_some(())
@@ -362,11 +362,11 @@ async fn every_watcher_gets_what_was_written() {
         let revision = (before - random.i64(0..60)).max(1);
         // It may be compacted already, and there may be no leader at the moment.
         let _ = kv.compact(CompactionRequest { revision, physical: random.bool() }).await;
-        if round == 4 {
+        if round == 3 {
             alive.0.lock().retain(|address| *address != cluster.clients[leader]);
             cluster.kill(leader);
         }
-        if round == 8 {
+        if round == 6 {
             cluster.restart(leader).await;
             alive.0.lock().push(cluster.clients[leader].clone());
         }
