@@ -43,9 +43,9 @@ const JOBS: usize = 4;
 /// Versions that one slice of compaction looks at: well under a millisecond of work.
 const COMPACTION_SLICE: usize = 256;
 /// A snapshot costs what the whole state weighs, so a large state is not written anew after every few entries: the log must
-/// have grown by half of the last snapshot, or by [`LOG_BYTES`]. Below [`SMALL_BYTES`] the number of entries alone counts.
+/// have grown by half of the last snapshot too. Below [`SMALL_BYTES`] the number of entries alone counts.
 const SMALL_BYTES: u64 = 4 << 20;
-/// What a member that lost its database has to apply again, at the most, beside a snapshot.
+/// The log has grown by this: a snapshot in any case. What a member that lost its database has to apply again.
 const LOG_BYTES: u64 = 128 << 20;
 
 /// Hears what was applied, on the apply thread: it must not block.
@@ -149,7 +149,8 @@ struct Growth {
 impl Growth {
     /// True when it is time to write the next snapshot, `last` bytes after the one before.
     fn calls_for_snapshot(&self, last: u64) -> bool {
-        self.entries >= self.count && (last <= SMALL_BYTES || self.bytes >= (last / 2).min(LOG_BYTES))
+        let many = self.entries >= self.count;
+        self.bytes >= LOG_BYTES || many && (last <= SMALL_BYTES || self.bytes >= last / 2)
     }
 }
 
