@@ -320,7 +320,7 @@ impl Inner {
                 return Err(Refusal::NotEnoughStarted.into());
             }
             let enough =
-                |alive: &BTreeSet<u64>| alive.iter().filter(|other| **other != id).count() >= left / 2 + 1;
+                |alive: &BTreeSet<u64>| alive.iter().filter(|other| **other != id).count() > left / 2;
             if !self.hear(enough).await {
                 return Err(Refusal::Unhealthy.into());
             }
@@ -356,7 +356,7 @@ impl Inner {
             return Err(Refusal::NotEnoughStarted.into());
         }
         let voting = members.iter().filter(|peer| peer.voter).count() + 1;
-        if !self.hear(|alive| alive.len() + 1 >= voting / 2 + 1).await {
+        if !self.hear(|alive| alive.len() + 1 > voting / 2).await {
             return Err(Refusal::Unhealthy.into());
         }
         Ok(())

@@ -55,7 +55,7 @@ async fn a_cluster_of_one_grows_to_three_without_a_pause_and_shrinks_again() {
     let second = plan_another(&mut cluster);
     let added = add(&cluster, 0, second, false).await.expect("a second member");
     assert!(!added.is_learner && added.name.is_empty(), "{added:?}");
-    assert_eq!(find(&first, added.id).expect("it is listed").is_learner, false);
+    assert!(!find(&first, added.id).expect("it is listed").is_learner);
     insist(&first, put("k", "2")).await;
     // But a third one would make three voters of which one has started.
     let third = plan_another(&mut cluster);
@@ -362,8 +362,7 @@ async fn a_damaged_snapshot_leaves_nothing_behind() {
     let target = Cluster::plan(1);
     let restore = restore_of(&target.configs[0]);
     let mut damages: Vec<Vec<u8>> =
-        vec![Vec::new(), whole[..whole.len() - 1].to_vec(), whole[..512].to_vec()];
-    damages.push(whole[..whole.len() - 32].to_vec());
+        [0, 512, whole.len() - 32, whole.len() - 1].iter().map(|end| whole[..*end].to_vec()).collect();
     for at in [0, 20, 700, whole.len() / 2, whole.len() - 40, whole.len() - 1] {
         let mut flipped = whole.clone();
         flipped[at] ^= 1;

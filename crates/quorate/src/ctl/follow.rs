@@ -17,7 +17,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::Failure;
-use super::store::{Store, sentence};
+use super::store::{Store, is_lost, sentence};
 
 /// Between two attempts to find an endpoint.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
@@ -30,13 +30,15 @@ pub struct Watcher {
     create: WatchCreateRequest,
     stream: Option<(mpsc::Sender<WatchRequest>, Streaming<WatchResponse>)>,
     begun: bool,
+    /// Asked for before there was a stream to ask on.
+    progress: bool,
 }
 
 impl Watcher {
     /// Nothing is asked before [`Watcher::next`].
     #[must_use]
     pub fn new(store: &Store, create: WatchCreateRequest) -> Watcher {
-        Watcher { store: store.clone(), create, stream: None, begun: false }
+        Watcher { store: store.clone(), create, stream: None, begun: false, progress: false }
     }
 
     /// The next batch of events, notice of progress, or cancellation (after which there is nothing more). A call that is
@@ -56,7 +58,7 @@ impl Watcher {
                     self.lost().await;
                     continue;
                 }
-                Err(status) if is_final(&status) => return Err(Failure::new(sentence(&status))),
+                Err(status) if is_final(&status, &self.store) => return Err(Failure::new(sentence(&status))),
                 Err(_) => {
                     self.lost().await;
                     continue;
@@ -72,6 +74,9 @@ impl Watcher {
                 if self.create.start_revision == 0 {
                     self.create.start_revision = revision + 1;
                 }
+                if self.progress {
+                    self.request_progress();
+                }
                 continue;
             }
             let last = response.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision);
@@ -83,8 +88,9 @@ impl Watcher {
     }
 
     /// Asks how far the watch is; the answer comes from [`Watcher::next`].
-    pub fn request_progress(&self) {
+    pub fn request_progress(&mut self) {
         let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
+        self.progress = self.stream.is_none();
         if let Some((requests, _)) = &self.stream {
             // Whoever asks faster than the store answers is answered once.
             let _ = requests.try_send(WatchRequest { request_union: Some(request) });
@@ -110,7 +116,7 @@ impl Watcher {
         request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
         match timeout(self.store.timeout(), connection.watch().watch(request)).await {
             Ok(Ok(answers)) => self.stream = Some((requests, answers.into_inner())),
-            Ok(Err(status)) if is_final(&status) => return Err(Failure::new(sentence(&status))),
+            Ok(Err(status)) if is_final(&status, &self.store) => return Err(Failure::new(sentence(&status))),
             Ok(Err(_)) | Err(_) => self.lost().await,
         }
         Ok(())
@@ -123,13 +129,14 @@ impl Watcher {
     }
 }
 
-/// Whether another endpoint would say the same (clientv3 halts a stream unless the code is one of these, and asks for a
-/// new token when the old one is not known).
-fn is_final(status: &Status) -> bool {
-    !matches!(
-        status.code(),
-        Code::Unavailable | Code::Internal | Code::Unknown | Code::Cancelled | Code::Unauthenticated
-    )
+/// Whether asking again would bring the same (clientv3 halts a stream unless the code is Unavailable or Internal). A token
+/// that is not known any more is replaced, where there is a user to ask for another.
+fn is_final(status: &Status, store: &Store) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::Internal => false,
+        Code::Unauthenticated => !store.has_user(),
+        _ => !is_lost(status),
+    }
 }
 
 /// The renewals of one lease, three in every ttl.
@@ -167,7 +174,9 @@ impl Renewals {
                     return Ok(Some(response));
                 }
                 Ok(Ok(None)) => {}
-                Ok(Err(status)) if is_final(&status) => return Err(Failure::new(sentence(&status))),
+                Ok(Err(status)) if is_final(&status, &self.store) => {
+                    return Err(Failure::new(sentence(&status)));
+                }
                 Ok(Err(_)) => {}
             }
             self.stream = None;

@@ -185,6 +185,12 @@ impl Store {
         self.shared.timeout
     }
 
+    /// Whether a token can be asked for again.
+    #[must_use]
+    pub fn has_user(&self) -> bool {
+        self.shared.user.is_some()
+    }
+
     /// How connections are made.
     #[must_use]
     pub fn dialer(&self) -> &Dialer {
@@ -208,8 +214,8 @@ impl Store {
                 match self.exchange(&endpoint, deadline, &rpc).await {
                     Ok(answer) => return Ok(answer),
                     Err(Trouble::Unreachable(reason)) => reasons.push(reason),
-                    Err(Trouble::Said(status)) if status.code() == Code::Unavailable => {
-                        transient = true;
+                    Err(Trouble::Said(status)) if status.code() == Code::Unavailable || is_lost(&status) => {
+                        transient |= status.code() == Code::Unavailable;
                         reasons.push(format!("{endpoint}: {}", sentence(&status)));
                     }
                     Err(Trouble::Said(status)) => return Err(Failure::new(sentence(&status))),
@@ -436,15 +442,17 @@ impl Store {
 /// Nothing has been asked.
 fn nobody(reasons: &[String]) -> Failure {
     Failure::new(format!(
-        "no endpoint of the store can be reached ({}); is it running, and is --endpoints right?",
+        "no endpoint of the store can be reached ({}); is it running, and are --endpoints, https:// and the \
+         certificates right?",
         reasons.join("; ")
     ))
 }
 
 /// The connection broke: these are not the store's words.
-fn is_lost(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
-        && !status.message().starts_with("etcdserver: ")
+#[must_use]
+pub fn is_lost(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+        || status.code() == Code::Unavailable && !status.message().starts_with("etcdserver: ")
 }
 
 /// The store does not know this visit any more; nothing was done.
@@ -521,7 +529,9 @@ mod tests {
         let refusal = Status::not_found("etcdserver: requested lease not found");
         assert_eq!(sentence(&refusal), "etcdserver: requested lease not found");
         assert!(!is_lost(&Status::unavailable("etcdserver: no leader")));
+        assert!(!is_lost(&Status::unknown("said by the store")));
         assert!(is_lost(&Status::unavailable("connection reset")));
+        assert!(is_lost(&Status::from_error("broken pipe".into())));
         let unserved = Status::unimplemented("unknown method");
         assert_eq!(sentence(&unserved), "rpc error: code = Unimplemented desc = unknown method");
     }
