@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod ctl;
 pub mod instance;
+pub mod memory;
 pub mod process;
 pub mod run;
 pub mod store;

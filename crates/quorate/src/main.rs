@@ -5,5 +5,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    quorate::memory::give_back();
     quorate::cli::Cli::parse().run()
 }
