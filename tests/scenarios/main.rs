@@ -66,6 +66,27 @@ fn the_loss_of_the_primary_loses_nothing_in_sync_mode() {
     assert!(timelines.windows(2).all(|pair| pair[0] < pair[1]), "timelines only grow: {timelines:?}");
 }
 
+/// With a lease so long that waiting for it would be seen: the standbys take over together, each time.
+#[test]
+fn in_quorum_mode_nobody_waits_for_the_lease() {
+    const ROUNDS: usize = 2;
+    let report = tell(20, "quorum", async |cluster, timeline| {
+        let report = stories::failover(cluster, timeline, ROUNDS).await?;
+        let revoked: usize = cluster
+            .nodes
+            .iter()
+            .filter_map(|node| std::fs::read_to_string(node.log()).ok())
+            .map(|log| log.matches("took the leader lock away").count())
+            .sum();
+        assert_eq!(revoked, ROUNDS, "each take-over is by promises");
+        Ok(report)
+    });
+    for round in &report.rounds {
+        assert_ne!(round.from, round.to, "somebody else must have taken over");
+        assert!(round.write_gap_ms < 20_000, "before the lease could have expired: {} ms", round.write_gap_ms);
+    }
+}
+
 #[test]
 fn without_a_quorum_nothing_is_acknowledged_beyond_the_lease_sync() {
     tell(3, "on", async |cluster, timeline| stories::quorum_loss(cluster, timeline).await);

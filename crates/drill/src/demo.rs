@@ -43,7 +43,7 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=300))]
     pub ttl: u64,
     /// Whether a commit waits for a standby.
-    #[arg(long, value_enum, default_value = "on")]
+    #[arg(long, value_enum, default_value = "quorum")]
     pub synchronous_mode: SynchronousMode,
     /// Where everything is put; a new directory below the system's temporary one when it is left out.
     #[arg(long)]

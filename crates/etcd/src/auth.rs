@@ -155,10 +155,8 @@ impl Auth for AuthService {
     ) -> Result<Response<AuthUserListResponse>, Status> {
         self.0.admit(request.metadata())?;
         let caller = self.0.caller(&request);
-        let users = caller
-            .users(self.0.options.request_timeout)
-            .await
-            .map_err(|error| status::of_read(&error))?;
+        let users =
+            caller.users(self.0.options.request_timeout).await.map_err(|error| status::of_read(&error))?;
         Ok(Response::new(AuthUserListResponse { header: Some(header::full(caller.header())), users }))
     }
 
@@ -240,10 +238,8 @@ impl Auth for AuthService {
     ) -> Result<Response<AuthRoleListResponse>, Status> {
         self.0.admit(request.metadata())?;
         let caller = self.0.caller(&request);
-        let roles = caller
-            .roles(self.0.options.request_timeout)
-            .await
-            .map_err(|error| status::of_read(&error))?;
+        let roles =
+            caller.roles(self.0.options.request_timeout).await.map_err(|error| status::of_read(&error))?;
         Ok(Response::new(AuthRoleListResponse { header: Some(header::full(caller.header())), roles }))
     }
 

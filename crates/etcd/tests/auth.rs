@@ -1,6 +1,8 @@
 //! Users, roles and tokens over the wire: does a token count at every member, and end when it must?
 
 mod common;
+#[path = "common/http.rs"]
+mod http;
 #[path = "common/auth.rs"]
 mod users;
 
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{Cluster, PATIENCE, eventually};
+use http::{Http, Lines, whole};
 use quorate_node::auth::{JwtOptions, SignMethod, TokenOptions};
 use quorate_wire::authpb::permission::Type;
 use quorate_wire::etcdserverpb::auth_client::AuthClient;
@@ -15,6 +18,7 @@ use quorate_wire::etcdserverpb::kv_client::KvClient;
 use quorate_wire::etcdserverpb::watch_client::WatchClient;
 use quorate_wire::etcdserverpb::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+use serde_json::json;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use users::{Admin, as_user, log_in, range};
@@ -348,5 +352,52 @@ async fn passwords_may_be_absent_or_hashed_already() {
         ..AuthUserAddRequest::default()
     };
     assert_refused(add(long).await, Code::Unknown, "bcrypt: password length exceeds 72 bytes");
+    cluster.stop().await;
+}
+
+/// Over JSON, with Patroni's headers and requests; `/health` and `/metrics` are for anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_clients_log_in_and_are_refused_like_others() {
+    let cluster = users::cluster(1, TokenOptions::default()).await;
+    let mut client = Http::connect(&cluster.clients[0]).await;
+    let login = json!({"name": "alice", "password": "alice"}).to_string();
+    let (code, answer) = client.post("/v3/auth/authenticate", login.clone()).await;
+    assert_eq!((code, &answer["message"]), (400, &json!("etcdserver: authentication is not enabled")));
+    drop(alice(&cluster).await);
+    let (code, answer) = client.post("/v3/auth/authenticate", login).await;
+    assert_eq!(code, 200, "{answer}");
+    let token = answer["token"].as_str().expect("a token").to_owned();
+    assert!(answer["header"]["raft_term"].is_string(), "{answer}");
+
+    let put = json!({"key": "YQ==", "value": "dg=="}).to_string();
+    let foreign = json!({"key": "eg==", "value": "dg=="}).to_string();
+    let mut ask = async |token: Option<&str>, path: &str, body: &str| {
+        let headers: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
+        let response = client.send("POST", path, &headers, whole(body.to_owned())).await;
+        let code = response.status().as_u16();
+        let answer = Lines::new(response).whole(true).await;
+        (code, answer["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let said = |code: u16, message: &str| (code, message.to_owned());
+    assert_eq!(ask(Some(&token), "/v3/kv/put", &put).await, said(200, ""));
+    assert_eq!(ask(Some(&token), "/v3/kv/put", &foreign).await, said(403, "etcdserver: permission denied"));
+    assert_eq!(ask(None, "/v3/kv/put", &put).await, said(400, "etcdserver: user name is empty"));
+    // The connection lives on: a client that is told to log in again does so on it.
+    let bearer = format!("Bearer {token}");
+    let invalid = said(401, "etcdserver: invalid auth token");
+    assert_eq!(ask(Some(&bearer), "/v3/kv/put", &put).await, invalid, "raw, as etcd 3.5 takes it");
+    assert_eq!(ask(Some("nonsense"), "/v3/cluster/member/list", "{}").await, invalid);
+    assert_eq!(ask(Some(&token), "/v3/cluster/member/list", "{}").await, said(200, ""));
+    assert_eq!(
+        ask(Some(&token), "/v3/auth/user/list", "{}").await,
+        said(403, "etcdserver: permission denied")
+    );
+    assert_eq!(ask(None, "/v3/auth/status", "{}").await, said(200, ""));
+
+    for path in ["/health", "/livez", "/readyz", "/metrics", "/version"] {
+        let response = client.send("GET", path, &[], whole("")).await;
+        assert_eq!(response.status(), 200, "{path}");
+        drop(http_body_util::BodyExt::collect(response.into_body()).await);
+    }
     cluster.stop().await;
 }

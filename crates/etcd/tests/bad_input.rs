@@ -266,9 +266,9 @@ async fn json_that_cannot_be_served_is_refused_in_etcds_words() {
 
 fn quick() -> ServerOptions {
     ServerOptions {
-        head_timeout: Duration::from_secs(1),
-        body_timeout: Duration::from_secs(1),
-        stall_timeout: Duration::from_secs(1),
+        head_timeout: Duration::from_secs(3),
+        body_timeout: Duration::from_secs(2),
+        stall_timeout: Duration::from_secs(3),
         ..ServerOptions::default()
     }
 }

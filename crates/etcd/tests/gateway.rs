@@ -330,26 +330,29 @@ const ASKED: &[(&str, &str)] = &[
     ("lease/revoke", r#"{"ID":"77"}"#),
     ("kv/lease/revoke", r#"{"ID":"77"}"#),
     ("kv/range", r#"{"key":"bGVhc2Vk"}"#),
-    // Watches: what comes in the first moments.
-    ("watch", r#"{"create_request":{"key":"AA==","range_end":"AA==","start_revision":"2","prev_kv":true}}"#),
+    // Watches, and how many lines come.
     (
-        "watch",
+        "watch 2",
+        r#"{"create_request":{"key":"AA==","range_end":"AA==","start_revision":"2","prev_kv":true}}"#,
+    ),
+    (
+        "watch 2",
         r#"{"create_request":{"key":"Zm9v","start_revision":4,"filters":["NODELETE"],"watch_id":"9"}}"#,
     ),
-    ("watch", r#"{"create_request":{"key":"Zm9v","range_end":"Zg=="}}"#),
+    ("watch 1", r#"{"create_request":{"key":"Zm9v","range_end":"Zg=="}}"#),
     (
-        "watch",
+        "watch 2",
         r#"{"create_request":{"key":"eA==","watch_id":3}}{"create_request":{"key":"eQ==","watch_id":3}}"#,
     ),
-    ("watch", r#"{"create_request":{"key":"eA=="}}{"cancel_request":{}}"#),
-    ("watch", r#"{"create_request":{"key":"eA=="}}{}{"cancel_request":{"watch_id":"8"}}"#),
+    ("watch 2", r#"{"create_request":{"key":"eA=="}}{"cancel_request":{}}"#),
+    ("watch 1", r#"{"create_request":{"key":"eA=="}}{}{"cancel_request":{"watch_id":"8"}}"#),
     // History.
     ("kv/compaction", r#"{"revision":"4"}"#),
     ("kv/compaction", r#"{"revision":"4"}"#),
     ("kv/compaction", r#"{"revision":"999","physical":true}"#),
     ("kv/compaction", r#"{"revision":-3}"#),
     ("kv/range", r#"{"key":"Zm9v","revision":2}"#),
-    ("watch", r#"{"create_request":{"key":"Zm9v","start_revision":2}}"#),
+    ("watch 2", r#"{"create_request":{"key":"Zm9v","start_revision":2}}"#),
     // The rest.
     ("cluster/member/list", "{}"),
     ("cluster/member/remove", r#"{"ID":"1"}"#),
@@ -377,6 +380,7 @@ fn is_told_freely(text: &str) -> bool {
 
 /// Status and what was said, masked.
 async fn answered(http: &mut Http, token: Option<&str>, path: &str, body: &str) -> (u16, Vec<Value>) {
+    let (path, wanted) = path.split_once(' ').unwrap_or((path, ""));
     let path = format!("/v3/{path}");
     let headers: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
     let response = http.send("POST", &path, &headers, whole(body.to_owned())).await;
@@ -384,8 +388,11 @@ async fn answered(http: &mut Http, token: Option<&str>, path: &str, body: &str) 
     let (code, mut answers) = if path == "/v3/watch" {
         let mut lines = http::Lines::new(response);
         let mut answers = Vec::new();
-        // Until nothing more comes: the watch itself has no end.
-        while let Ok(Some(line)) = tokio::time::timeout(Duration::from_millis(300), lines.next()).await {
+        for _ in 0..wanted.parse().expect("a number of lines") {
+            answers.extend(lines.next().await);
+        }
+        // None may come that etcd does not send.
+        while let Ok(Some(line)) = tokio::time::timeout(Duration::from_millis(100), lines.next()).await {
             answers.push(line);
         }
         (code, answers)
@@ -474,8 +481,8 @@ const ASKED_BY: &[(&str, &str, &str)] = &[
         "kv/txn",
         r#"{"compare":[{"key":"Zm9v","target":"VALUE","value":"YmFy"}],"success":[{"request_range":{"key":"Zm9v"}}]}"#,
     ),
-    ("user", "watch", r#"{"create_request":{"key":"Zm9v","start_revision":"2"}}"#),
-    ("user", "watch", r#"{"create_request":{"key":"eA=="}}"#),
+    ("user", "watch 2", r#"{"create_request":{"key":"Zm9v","start_revision":"2"}}"#),
+    ("user", "watch 1", r#"{"create_request":{"key":"eA=="}}"#),
     ("user", "auth/user/list", "{}"),
     ("user", "auth/disable", "{}"),
     ("root", "kv/range", r#"{"key":"AA==","range_end":"AA==","count_only":true}"#),

@@ -201,7 +201,10 @@ fn store(arguments: &[String]) -> ExitCode {
     }
     telemetry::init(&options.log_level, options.log_format);
     if !file.is_empty() {
-        tracing::info!(file, "the configuration is read from a file alone; other flags and variables are ignored");
+        tracing::info!(
+            file,
+            "the configuration is read from a file alone; other flags and variables are ignored"
+        );
     }
     announce(&file, &report);
     block_on(crate::store::serve(&options))

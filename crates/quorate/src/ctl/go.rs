@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use base64::Engine as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, ReflectMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage};
 use serde_json::{Map, Value};
 
 /// A message as Go's `encoding/json` prints it. `name` is the message's full name (`etcdserverpb.PutResponse`).
@@ -30,7 +30,7 @@ fn object(message: &DynamicMessage) -> Value {
     let mut object = Map::new();
     // Only what is set, which is what `omitempty` leaves.
     for field in message.descriptor().fields().filter(|field| message.has_field(field)) {
-        let found = value(&field, &message.get_field(&field));
+        let found = value(&message.get_field(&field));
         match field.containing_oneof() {
             Some(oneof) if !oneof.is_synthetic() => {
                 let mut inner = Map::new();
@@ -45,7 +45,7 @@ fn object(message: &DynamicMessage) -> Value {
     Value::Object(object)
 }
 
-fn value(field: &FieldDescriptor, found: &prost_reflect::Value) -> Value {
+fn value(found: &prost_reflect::Value) -> Value {
     use prost_reflect::Value as Found;
     match found {
         Found::Bool(flag) => (*flag).into(),
@@ -58,7 +58,7 @@ fn value(field: &FieldDescriptor, found: &prost_reflect::Value) -> Value {
         Found::String(text) => text.clone().into(),
         Found::Bytes(bytes) => base64(bytes).into(),
         Found::Message(message) => object(message),
-        Found::List(items) => items.iter().map(|item| value(field, item)).collect(),
+        Found::List(items) => items.iter().map(value).collect(),
         // etcd's messages have no maps.
         Found::Map(_) => Value::Null,
     }

@@ -33,6 +33,8 @@ use super::{Failure, go, output};
 const LARGEST_ANSWER: usize = 1 << 30;
 /// Between two rounds over all endpoints while the store elects a leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// What is said of a change whose answer did not come.
+const PERHAPS_DONE: &str = "it may have been done: look before you repeat it";
 /// Members answer, but they have no quorum.
 const NO_ANSWER: &str = "no answer from the store";
 /// Go's words, which scripts around etcdctl look for.
@@ -250,13 +252,14 @@ impl Store {
                 Err(Trouble::Said(status)) => {
                     let mut message = sentence(&status);
                     if is_lost(&status) {
-                        message = format!(
-                            "{endpoint}: {message}; it may have been done: look before you repeat it"
-                        );
+                        message = format!("{endpoint}: {message}; {PERHAPS_DONE}");
                     }
                     return Err(Failure::new(message));
                 }
-                Err(Trouble::Late) => return Err(self.late(&endpoint)),
+                Err(Trouble::Late) => {
+                    let late = self.late(&endpoint).message;
+                    return Err(Failure::new(format!("{late}; {PERHAPS_DONE}")));
+                }
             }
         }
         Err(nobody(&reasons))
