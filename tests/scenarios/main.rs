@@ -83,7 +83,11 @@ fn in_quorum_mode_nobody_waits_for_the_lease() {
     });
     for round in &report.rounds {
         assert_ne!(round.from, round.to, "somebody else must have taken over");
-        assert!(round.write_gap_ms < 20_000, "before the lease could have expired: {} ms", round.write_gap_ms);
+        assert!(
+            round.write_gap_ms < 20_000,
+            "before the lease could have expired: {} ms",
+            round.write_gap_ms
+        );
     }
 }
 

@@ -149,10 +149,7 @@ pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
             .iter()
             .map(|set| wire::VoterSet { ids: set.iter().copied().collect() })
             .collect(),
-        nodes: membership
-            .nodes()
-            .map(|(id, node)| node_to_wire(*id, node))
-            .collect(),
+        nodes: membership.nodes().map(|(id, node)| node_to_wire(*id, node)).collect(),
     }
 }
 

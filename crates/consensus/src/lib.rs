@@ -55,8 +55,8 @@ pub use consensus::{Committed, Consensus, Options, Peer, Role, Store};
 pub use convert::{node_from_wire, node_to_wire};
 pub use error::{BindFailure, ConfirmFailure, MembershipFailure, ProposeFailure, StartFailure};
 pub use network::{AskError, Meter, Peers};
-pub use peer_tls::PeerTls;
 pub use peer_service::{PeerHandler, PeerListener, PeerServer, Socket};
+pub use peer_tls::PeerTls;
 pub use types::{Node, Proposal, reply_from_peer, reply_to_peer};
 
 /// What members ask each other, as plain messages.

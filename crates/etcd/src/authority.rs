@@ -278,7 +278,7 @@ impl Mender {
         let frames = self.block.frames.split();
         let fields = self.decode(&fragments)?;
         if self.kind == Kind::Start {
-            if fields.iter().all(|field| is_readable(field)) {
+            if fields.iter().all(is_readable) {
                 self.kind = Kind::Plain;
                 out.extend_from_slice(&frames);
                 return Ok(());

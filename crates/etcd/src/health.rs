@@ -41,7 +41,8 @@ impl Query {
     }
 
     fn runs(&self, name: &str) -> bool {
-        !self.excludes(name) && (self.allowed.is_empty() || self.allowed.iter().any(|allowed| allowed == name))
+        !self.excludes(name)
+            && (self.allowed.is_empty() || self.allowed.iter().any(|allowed| allowed == name))
     }
 
     fn excludes(&self, name: &str) -> bool {

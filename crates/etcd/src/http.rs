@@ -71,7 +71,9 @@ impl Http {
             .add_service(AuthServer::new(AuthService(context.clone())).max_decoding_message_size(limit))
             .add_service(HealthServer::new(ServingService(context.clone())).max_decoding_message_size(limit))
             .add_service(LockServer::new(LockService(context.clone())).max_decoding_message_size(limit))
-            .add_service(ElectionServer::new(ElectionService(context.clone())).max_decoding_message_size(limit));
+            .add_service(
+                ElectionServer::new(ElectionService(context.clone())).max_decoding_message_size(limit),
+            );
         let gate = Gate::new(context.handle.clone(), context.options.request_timeout);
         let calls = Calls::new(grpc, gate, metrics.clone(), context.options.body_timeout);
         let limits = Limits { body_bytes: limit * JSON_EXPANSION, body_time: context.options.body_timeout };

@@ -95,7 +95,10 @@ impl Lease for LeaseService {
         let LeaseRevokeRequest { id } = request.into_inner();
         let Context { handle, options, .. } = &*self.0;
         let applied = caller
-            .propose(convert::command(Body::LeaseRevoke(LeaseRevoke { id, judged: None })), options.request_timeout)
+            .propose(
+                convert::command(Body::LeaseRevoke(LeaseRevoke { id, judged: None })),
+                options.request_timeout,
+            )
             .await
             .map_err(|error| status::of_proposal(&error))?;
         let header = header::applied(handle.header(), applied.reply.revision, applied.term);

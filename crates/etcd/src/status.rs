@@ -68,10 +68,8 @@ pub(crate) const LEARNER_NOT_READY: EtcdError = error(
 );
 pub(crate) const TOO_MANY_LEARNERS: EtcdError =
     error(Code::FailedPrecondition, "etcdserver: too many learner members in cluster");
-pub(crate) const NOT_ENOUGH_STARTED: EtcdError = error(
-    Code::FailedPrecondition,
-    "etcdserver: re-configuration failed due to not enough started members",
-);
+pub(crate) const NOT_ENOUGH_STARTED: EtcdError =
+    error(Code::FailedPrecondition, "etcdserver: re-configuration failed due to not enough started members");
 pub(crate) const UNHEALTHY: EtcdError = error(Code::Unavailable, "etcdserver: unhealthy cluster");
 pub(crate) const BAD_DOWNGRADE_VERSION: EtcdError =
     error(Code::InvalidArgument, "etcdserver: wrong downgrade target version format");
@@ -125,8 +123,7 @@ pub(crate) const VERIFY_ONLY: EtcdError =
 pub(crate) const SESSION_EXPIRED: EtcdError = error(Code::Unknown, "mutex: session is expired");
 pub(crate) const NOT_ELECTED: EtcdError = error(Code::Unknown, "election: not leader");
 pub(crate) const NOBODY_ELECTED: EtcdError = error(Code::Unknown, "election: no leader");
-pub(crate) const MISSING_LEADER_KEY: EtcdError =
-    error(Code::Unknown, "\"leader\" field must be provided");
+pub(crate) const MISSING_LEADER_KEY: EtcdError = error(Code::Unknown, "\"leader\" field must be provided");
 
 pub(crate) const INVALID_CLIENT_VERSION: EtcdError =
     error(Code::InvalidArgument, "etcdserver: invalid client api version");

@@ -158,9 +158,7 @@ impl Inner {
                 | Answer::Claimed(_)
                 | Answer::Silences(_),
             )
-            | Err(NoAnswer::Unknown) => {
-                Attempt::Failed(ProposeError::Indeterminate)
-            }
+            | Err(NoAnswer::Unknown) => Attempt::Failed(ProposeError::Indeterminate),
             Err(NoAnswer::NotReceived) => Attempt::Again,
         }
     }

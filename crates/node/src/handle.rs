@@ -16,8 +16,7 @@ use parking_lot::Mutex;
 use quorate_consensus::{Consensus, Peers, message};
 use quorate_state::auth::permit;
 use quorate_state::{
-    Actor, Command, Event, Fault, LeaseId, Range, RangeReply, Rejection, Reply, Revision,
-    View,
+    Actor, Command, Event, Fault, LeaseId, Range, RangeReply, Rejection, Reply, Revision, View,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -380,7 +379,10 @@ impl Handle {
         Status {
             header: self.header(),
             leader,
-            is_learner: consensus.members().iter().any(|peer| peer.id == self.inner.id && !crate::reconfigure::votes(peer)),
+            is_learner: consensus
+                .members()
+                .iter()
+                .any(|peer| peer.id == self.inner.id && !crate::reconfigure::votes(peer)),
             index: consensus.last_index(),
             applied: *consensus.applied().borrow(),
             database_bytes,
@@ -468,10 +470,8 @@ impl Answerer {
 impl quorate_consensus::PeerHandler for Answerer {
     fn hello(&self, hello: message::HelloRequest) -> message::HelloResponse {
         let peers = self.inner().map(|inner| inner.consensus.members()).unwrap_or_default();
-        let members = peers
-            .into_iter()
-            .map(|peer| quorate_consensus::node_to_wire(peer.id, &peer.node))
-            .collect();
+        let members =
+            peers.into_iter().map(|peer| quorate_consensus::node_to_wire(peer.id, &peer.node)).collect();
         self.standing.hello(&hello, members)
     }
 

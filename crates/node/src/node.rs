@@ -31,7 +31,9 @@ use crate::observer::NodeObserver;
 use crate::read::Rounds;
 use crate::snapshot::BACKUPS;
 use crate::watch::pump::Pump;
-use crate::{Config, Handle, Leadership, StartError, compactor, hearing, lease_task, quota, read, reconfigure};
+use crate::{
+    Config, Handle, Leadership, StartError, compactor, hearing, lease_task, quota, read, reconfigure,
+};
 
 /// A process that was just killed, or a node of this process that was just dropped, lets go of its directory in a moment.
 const LOCK: Duration = Duration::from_secs(5);

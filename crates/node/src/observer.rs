@@ -61,10 +61,7 @@ impl Observer for NodeObserver {
                 (Some(Body::Auth(action)), Some(ReplyBody::Auth(after))) => {
                     self.auth.applied(boottime(), action, *after);
                 }
-                (
-                    Some(Body::Compact(_) | Body::Alarm(_) | Body::PublishMember(_) | Body::Auth(_)),
-                    _,
-                ) => {}
+                (Some(Body::Compact(_) | Body::Alarm(_) | Body::PublishMember(_) | Body::Auth(_)), _) => {}
             }
         }
         if leases_changed {

@@ -214,7 +214,7 @@ async fn what_would_lose_the_quorum_is_refused() {
 async fn nobody_joins_uninvited() {
     let mut cluster = Cluster::start(1).await;
     let n = plan_another(&mut cluster);
-    let error = Node::start(cluster.configs[n].clone()).await.err().expect("nobody added it").to_string();
+    let error = Node::start(cluster.configs[n].clone()).await.expect_err("nobody added it").to_string();
     assert!(error.contains("no member with the peer URL") && error.contains("member add m1"), "{error}");
     add(&cluster, 0, n, false).await.expect("now it is added");
     cluster.start_one(n).await;
@@ -302,7 +302,7 @@ async fn a_saved_snapshot_begins_another_cluster() {
         config.cluster_token = "restored".to_owned();
         let restore = restore_of(config);
         assert_eq!(restore_snapshot(&file, &restore).expect("restored").revision, old.revision);
-        let refused = restore_snapshot(&file, &restore).err().expect("not twice").to_string();
+        let refused = restore_snapshot(&file, &restore).expect_err("not twice").to_string();
         assert!(refused.contains("not empty or could not be read"), "{refused}");
     }
     again.start_all().await;
@@ -370,7 +370,7 @@ async fn a_damaged_snapshot_leaves_nothing_behind() {
     }
     for damage in damages {
         std::fs::write(&file, &damage).expect("a file");
-        let error = restore_snapshot(&file, &restore).err().expect("it is damaged");
+        let error = restore_snapshot(&file, &restore).expect_err("it is damaged");
         let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         assert!(error.to_string().contains("snapshot.db"), "{error}");
         assert!(source.contains("take another snapshot"), "{source}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Cluster, PATIENCE, command, events, eventually, get, get_all, insist, put, put_with_lease};
 use quorate_node::{Config, Node, ProposeError, WatchItem, WatchSpec};
-use quorate_state::{Body, Command, Compact, LeaseRevoke, MAX_TXN_DEPTH, Rejection, Txn, TxnOp, TxnOpBody};
+use quorate_state::{Body, Command, Compact, MAX_TXN_DEPTH, Rejection, Txn, TxnOp, TxnOpBody};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_survive_a_stop_and_a_kill() {

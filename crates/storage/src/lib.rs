@@ -18,5 +18,6 @@ pub use log::{Completion, Entry, Log, LogOptions, OnSync, Position, Vote};
 pub use memory::MemoryEngine;
 pub use sled::{Opened, RebuildReason, SledEngine};
 pub use snapshot_files::{
-    BackupMeta, DIGEST_BYTES, FoundSnapshot, SnapshotMeta, Snapshots, read_backup, verify_backup, write_backup,
+    BackupMeta, DIGEST_BYTES, FoundSnapshot, SnapshotMeta, Snapshots, read_backup, verify_backup,
+    write_backup,
 };

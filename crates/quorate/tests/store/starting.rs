@@ -117,15 +117,15 @@ fn ready_is_said_when_a_quorum_answers_and_not_before() {
     start_all(&mut stores);
     stores.iter_mut().for_each(Store::kill);
     // Each of them remembers a vote, one that it led.
-    for lonely in 0..3 {
-        stores[lonely].start();
+    for lonely in &mut stores {
+        lonely.start();
         let health = eventually("the client port answers", || {
-            let answer = curl(&[&format!("{}/health", stores[lonely].client)]);
+            let answer = curl(&[&format!("{}/health", lonely.client)]);
             answer.status.success().then(|| String::from_utf8_lossy(&answer.stdout).into_owned())
         });
         assert!(health.contains("\"health\":\"false\""), "{health}");
-        assert!(!stores[lonely].log().contains("ready to serve"), "{}", stores[lonely].log());
-        stores[lonely].kill();
+        assert!(!lonely.log().contains("ready to serve"), "{}", lonely.log());
+        lonely.kill();
     }
     start_all(&mut stores[..2]);
 }
