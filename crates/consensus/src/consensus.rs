@@ -454,13 +454,6 @@ impl Consensus {
         healthy.collect()
     }
 
-    /// Whether a majority of the voters has answered the leader, which is this member, within `recent`.
-    #[must_use]
-    pub fn has_quorum(&self, recent: Duration) -> bool {
-        let voters = self.members().into_iter().filter(|peer| peer.voter).count();
-        self.healthy_voters(recent).len() > voters / 2
-    }
-
     /// Of every other voter: how long ago it last answered the leader, which is this member; None: never.
     #[must_use]
     pub fn acknowledged(&self) -> BTreeMap<u64, Option<Duration>> {

@@ -434,11 +434,6 @@ impl Handle {
         let metrics = &self.inner.metrics;
         metrics.proposals_committed.set(value(consensus.committed_index()));
         metrics.set_database_bytes(consensus.database_bytes());
-        // openraft's leader goes on believing that it leads when it has lost its quorum; etcd's steps down, and alerts ask.
-        let Leadership { leader, .. } = *self.inner.leadership.borrow();
-        let lost = consensus.leads() && !consensus.has_quorum(2 * self.inner.config.election.1);
-        metrics.has_leader.set(i64::from(leader.is_some() && !lost));
-        metrics.is_leader.set(i64::from(leader == Some(self.inner.id) && !lost));
         let is_learner = consensus.members().iter().any(|peer| peer.id == self.inner.id && !peer.voter);
         metrics.is_learner.set(i64::from(is_learner));
         if let Ok(compacted) = self.inner.read(quorate_state::compacted) {

@@ -77,7 +77,7 @@ fn wrong_flags_of_the_store_start_nothing() {
     expect(
         &refused,
         2,
-        "error: --listen-client-urls: expected host:port, found \"here\" without a port\n\
+        "error: --listen-client-urls: expected http://host:port or https://host:port, found \"here\"\n\
          error: --nmae: unknown flag; did you mean --name?\n",
     );
     assert!(names(dir.path()).is_empty());
