@@ -20,6 +20,7 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     ("etcd-server", "/usr/bin/etcd"),
     ("haproxy", "/usr/sbin/haproxy"),
     ("prometheus", "/usr/bin/prometheus"),
+    ("curl", "/usr/bin/curl"),
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("python3-venv", "/usr/lib/python3.11/ensurepip/__init__.py"),
