@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::servers::{Tool, agree, err, etcd, masked, out, quoratectl, same, sentence, stores};
+use crate::servers::{Tool, err, etcd, masked, out, quoratectl, same, sentence, stores};
 
 #[test]
 fn members_and_endpoints_are_printed_as_etcdctl_prints_them() {
