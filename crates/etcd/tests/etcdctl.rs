@@ -2,16 +2,17 @@
 //!
 //! The same commands go to three members of ours and to a real etcd of one member, and what is printed has to be equal
 //! once ids, addresses, sizes and times are replaced by their kind. Debian's 3.4 is the reference; without its binaries
-//! the suite says so and passes.
-#![allow(clippy::print_stderr, reason = "a suite that is skipped has to say so")]
+//! the suite fails and says what to install.
 
 mod common;
+#[path = "common/reference.rs"]
+mod reference;
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Cluster, PATIENCE, eventually};
+use common::{Cluster, PATIENCE};
+use reference::Reference;
 use tokio::io::AsyncWriteExt;
 
 /// What a command came to.
@@ -20,22 +21,6 @@ struct Outcome {
     stdout: String,
     stderr: String,
     code: Option<i32>,
-}
-
-fn is_installed(binary: &str) -> bool {
-    Command::new(binary).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-}
-
-fn skipped() -> bool {
-    let missing: Vec<_> = ["etcd", "etcdctl"].into_iter().filter(|binary| !is_installed(binary)).collect();
-    if missing.is_empty() {
-        return false;
-    }
-    eprintln!(
-        "skipped: {} is not installed (Debian: apt install etcd-server etcd-client)",
-        missing.join(", ")
-    );
-    true
 }
 
 async fn etcdctl(endpoints: &str, arguments: &str, stdin: &str) -> Outcome {
@@ -48,7 +33,7 @@ async fn etcdctl(endpoints: &str, arguments: &str, stdin: &str) -> Outcome {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("etcdctl starts");
+        .unwrap_or_else(|error| panic!("etcdctl does not start ({error}): apt install etcd-client"));
     let mut input = child.stdin.take().expect("a pipe");
     // A command that reads nothing may be gone already.
     let _ = input.write_all(stdin.as_bytes()).await;
@@ -60,48 +45,6 @@ async fn etcdctl(endpoints: &str, arguments: &str, stdin: &str) -> Outcome {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         code: output.status.code(),
     }
-}
-
-/// A real etcd, killed with its value.
-struct Reference {
-    child: Child,
-    endpoint: String,
-    _data: tempfile::TempDir,
-}
-
-impl Drop for Reference {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn reference() -> Reference {
-    let data = tempfile::tempdir().expect("a temporary directory");
-    let host = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
-    let ports: Vec<u16> = {
-        let held: Vec<_> = (0..2).map(|_| TcpListener::bind((host.as_str(), 0)).expect("a port")).collect();
-        held.iter().map(|held| held.local_addr().expect("an address").port()).collect()
-    };
-    let client = format!("http://{host}:{}", ports[0]);
-    let peer = format!("http://{host}:{}", ports[1]);
-    let child = Command::new("etcd")
-        .args(["--name", "m0", "--data-dir"])
-        .arg(data.path())
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("m0={peer}"), "--log-level", "error"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("etcd starts");
-    let reference = Reference { child, endpoint: format!("{host}:{}", ports[0]), _data: data };
-    eventually("the real etcd serves", || async {
-        let outcome = etcdctl(&reference.endpoint, "endpoint health", "").await;
-        (outcome.code == Some(0)).then_some(())
-    })
-    .await;
-    reference
 }
 
 /// Replaces what differs between any two clusters by its kind: addresses, times, ids (hex and decimal), terms.
@@ -257,17 +200,14 @@ fn comparable(arguments: &str, text: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcdctl_prints_what_it_prints_for_etcd() {
-    if skipped() {
-        return;
-    }
     let cluster = Cluster::start(3).await;
     cluster.announced().await;
-    let real = reference().await;
+    let real = Reference::start().await;
     let mut different = Vec::new();
     // One member of ours, and the leader: move-leader looks for it among its endpoints.
     let ours = cluster.clients[cluster.leader().await].clone();
     for (arguments, stdin) in SAME {
-        let real = normalised(&etcdctl(&real.endpoint, arguments, stdin).await);
+        let real = normalised(&etcdctl(&real.address, arguments, stdin).await);
         let ours = normalised(&etcdctl(&ours, arguments, stdin).await);
         let (real, ours) = (comparable(arguments, &real), comparable(arguments, &ours));
         if real != ours {
@@ -285,9 +225,6 @@ fn lease_id(outcome: &Outcome) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_and_leadership_on_three_members() {
-    if skipped() {
-        return;
-    }
     let mut cluster = Cluster::start(3).await;
     cluster.announced().await;
     let all = cluster.endpoints();
@@ -364,9 +301,6 @@ async fn leases_and_leadership_on_three_members() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_replay_and_follow() {
     use tokio::io::{AsyncBufReadExt, BufReader};
-    if skipped() {
-        return;
-    }
     let cluster = Cluster::start(3).await;
     let all = cluster.endpoints();
     let follower = cluster.clients[cluster.follower().await].clone();
