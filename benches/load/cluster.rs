@@ -51,7 +51,7 @@ impl Idle {
 impl Cluster {
     pub(crate) async fn start(store: Store) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("quorate-load-").tempdir()?;
-        let ports = free_ports(6)?;
+        let ports = quorate_loopback::ports(6)?;
         let names = ["n1", "n2", "n3"];
         let initial: Vec<String> =
             names.iter().zip(&ports).map(|(name, port)| format!("{name}=http://127.0.0.1:{port}")).collect();
@@ -209,12 +209,6 @@ fn program(store: Store) -> Result<Command> {
         }
         Store::Etcd => Command::new("etcd"),
     })
-}
-
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let held: Vec<std::net::TcpListener> =
-        (0..count).map(|_| std::net::TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 fn rss_mb(pid: u32) -> f64 {

@@ -3,11 +3,9 @@
 pub mod python;
 pub mod stores;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use quorate_drill::{Cluster, Spec};
 use tempfile::TempDir;
 
@@ -47,32 +45,6 @@ pub fn user(name: &str) -> Result<Option<(u32, u32)>> {
     let mut fields = line.split(':').skip(2);
     let mut id = || fields.next().and_then(|field| field.parse().ok());
     Ok(id().zip(id()))
-}
-
-/// `127.x.y.` such that `ports` are free on all of `hosts` in it: a setup with fixed ports runs beside others. The block is
-/// this process's until it ends.
-///
-/// # Errors
-/// When a few hundred blocks are all taken.
-///
-/// # Panics
-/// Never: nothing panics while it holds the lock.
-pub fn loopback_block(hosts: &[u8], ports: &[u16]) -> Result<String> {
-    // Who listens here has the block: tests choose theirs at the same time, in this process and in others.
-    const RESERVATION: (u8, u16) = (254, 59_999);
-    static RESERVED: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
-    let listen = |block: &str, host: u8, port: u16| TcpListener::bind((format!("{block}{host}"), port));
-    let seed = std::process::id();
-    for n in seed..seed + 512 {
-        let block = format!("127.{}.{}.", 64 + n % 128, n / 128 % 256);
-        let Ok(reservation) = listen(&block, RESERVATION.0, RESERVATION.1) else { continue };
-        let mut addresses = hosts.iter().flat_map(|host| ports.iter().map(move |port| (*host, *port)));
-        if addresses.all(|(host, port)| listen(&block, host, port).is_ok()) {
-            RESERVED.lock().expect("no panic inside").push(reservation);
-            return Ok(block);
-        }
-    }
-    bail!("no block of loopback addresses has the ports {ports:?} free")
 }
 
 /// What serves etcd's clients, to be followed by etcd's flags or `ETCD_*` variables: `quorate store`, or what

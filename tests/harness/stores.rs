@@ -32,7 +32,7 @@ impl Stores {
     pub fn start(flags: &[&str]) -> Stores {
         let dir =
             tempfile::Builder::new().prefix("quorate-stores-").tempdir().expect("a temporary directory");
-        let net = crate::loopback_block(&[1, 2, 3], &[2379, 2380]).expect("free addresses");
+        let net = quorate_loopback::addresses(&[1, 2, 3], &[2379, 2380]).expect("free addresses");
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let mut stores = Stores { dir: Some(dir), net, processes: vec![None, None, None], flags };
         for member in 0..3 {

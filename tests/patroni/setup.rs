@@ -128,7 +128,7 @@ impl Setup {
         let owner = quorate_tests::user(unit("User")?)?;
         let python = python::packages(dir, owner)?;
         // An address block of its own for every run; the ports are the setup's.
-        let net = quorate_tests::loopback_block(
+        let net = quorate_loopback::addresses(
             &[81, 82, 83, 84, 85, 86, 87],
             &[2379, 2380, 5432, 5433, 7000, 8008],
         )?;

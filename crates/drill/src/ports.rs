@@ -17,14 +17,14 @@ pub struct Ports {
     pub peer: u16,
 }
 
-/// `nodes` sets of ports: from `base` upwards (ten per node, checked to be free), or from the kernel.
+/// `nodes` sets of ports: from `base` upwards (ten per node, checked to be free), or some that are this process's alone.
 ///
 /// # Errors
 /// Names the port that is in use.
 pub fn choose(nodes: usize, base: Option<u16>) -> Result<Vec<Ports>> {
     match base {
         Some(base) => (0..nodes).map(|node| from_base(base, node)).collect(),
-        None => from_kernel(nodes),
+        None => own(nodes),
     }
 }
 
@@ -38,25 +38,17 @@ fn from_base(base: u16, node: usize) -> Result<Ports> {
     for port in [ports.postgres, ports.rest, ports.client, ports.peer] {
         if TcpListener::bind(("127.0.0.1", port)).is_err() {
             bail!(
-                "port {port} is in use: choose another --base-port, or leave it out and the kernel chooses"
+                "port {port} is in use: choose another --base-port, or leave it out and free ones are chosen"
             );
         }
     }
     Ok(ports)
 }
 
-/// All listeners are held until the last one is bound, so that the kernel cannot give one port twice.
-fn from_kernel(nodes: usize) -> Result<Vec<Ports>> {
-    let mut held = Vec::new();
-    let mut bind = || -> Result<u16> {
-        let listener =
-            TcpListener::bind(("127.0.0.1", 0)).context("the kernel gives no port on 127.0.0.1")?;
-        let port = listener.local_addr()?.port();
-        held.push(listener);
-        Ok(port)
-    };
+fn own(nodes: usize) -> Result<Vec<Ports>> {
+    let port = || quorate_loopback::port().context("no port on 127.0.0.1");
     (0..nodes)
-        .map(|_| Ok(Ports { postgres: bind()?, rest: bind()?, client: bind()?, peer: bind()? }))
+        .map(|_| Ok(Ports { postgres: port()?, rest: port()?, client: port()?, peer: port()? }))
         .collect()
 }
 
@@ -66,7 +58,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn kernel_ports_differ() {
+    fn own_ports_differ() {
         let ports = choose(3, None).unwrap();
         let all: BTreeSet<u16> = ports.iter().flat_map(|p| [p.postgres, p.rest, p.client, p.peer]).collect();
         assert_eq!(all.len(), 12);

@@ -15,11 +15,7 @@ fn plan_another(cluster: &mut Cluster) -> usize {
     let n = cluster.configs.len();
     let mut config = cluster.configs[0].clone();
     let host = config.peer_listen[0].rsplit_once(':').expect("host:port").0.to_owned();
-    let port = std::net::TcpListener::bind((host.as_str(), 0))
-        .expect("a port")
-        .local_addr()
-        .expect("an address")
-        .port();
+    let port = quorate_loopback::port().expect("a port");
     config.name = format!("m{n}");
     config.data_dir = cluster.root.path().join(&config.name);
     config.peer_listen = vec![format!("{host}:{port}")];

@@ -147,7 +147,7 @@ impl Store {
 #[test]
 fn the_store_serves_from_variables_stops_cleanly_and_keeps_what_it_was_given() {
     let dir = tempfile::tempdir().unwrap();
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = || std::net::SocketAddr::from(([127, 0, 0, 1], quorate_loopback::port().unwrap()));
     let (client, peer) = (free(), free());
     let variables = [
         ("ETCD_NAME", "'one'".to_owned()),

@@ -81,7 +81,7 @@ fn the_listeners_follow_the_roles() {
         return;
     }
     let primary = Arc::new(AtomicUsize::new(0));
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = || SocketAddr::from(([127, 0, 0, 1], quorate_loopback::port().unwrap()));
     let stats = free();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/haproxy.cfg");
     let mut config = std::fs::read_to_string(path).unwrap();

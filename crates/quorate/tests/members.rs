@@ -1,7 +1,6 @@
 //! The store's members as an operator handles them: a dead one is replaced under load, a store is saved and begins anew.
 //! Real processes and the real command line; `etcdctl` where etcd's own client has to agree.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -40,8 +39,8 @@ impl Drop for Member {
 }
 
 fn free_addresses(count: usize) -> Vec<String> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+    let ports = quorate_loopback::ports(count).unwrap();
+    ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect()
 }
 
 fn start(dir: &Path, name: &str, client: &str, peer: &str, cluster: &str, more: &[&str]) -> Member {

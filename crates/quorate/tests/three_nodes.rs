@@ -1,7 +1,7 @@
 //! Three `quorate store` processes, one of them lost half-way: `quoratectl` goes on, and a watch misses nothing.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ struct Cluster {
 }
 
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], quorate_loopback::port().unwrap()))
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -5,7 +5,6 @@
 //! integration installs PostgreSQL, a developer's machine may not have it.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -46,9 +45,8 @@ fn postgres_user() -> Option<RunAs> {
     Some(RunAs { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
 }
 
-/// A port that nobody has now.
 fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    quorate_loopback::port().unwrap()
 }
 
 /// Shows the log with RUST_LOG set.

@@ -2,7 +2,6 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each suite uses a part of it")]
 
 use std::future::Future;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use quorate_etcd::{Server, ServerOptions};
@@ -39,14 +38,8 @@ impl Cluster {
     /// Members configured in a way of their own.
     pub async fn start_as(size: usize, options: ServerOptions, adjust: impl Fn(&mut Config)) -> Cluster {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let host = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
-        let held: Vec<_> =
-            (0..2 * size).map(|_| TcpListener::bind((host.as_str(), 0)).expect("a port")).collect();
-        let addresses: Vec<String> = held
-            .iter()
-            .map(|held| format!("{host}:{}", held.local_addr().expect("an address").port()))
-            .collect();
-        drop(held);
+        let ports = quorate_loopback::ports(2 * size).expect("ports");
+        let addresses: Vec<String> = ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let (peers, clients) = addresses.split_at(size);
         let initial: Vec<(String, String)> =
             peers.iter().enumerate().map(|(n, peer)| (format!("m{n}"), format!("http://{peer}"))).collect();

@@ -1,7 +1,6 @@
 //! A real etcd of one member, Debian's, to compare with.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each suite uses a part of it")]
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,12 +26,8 @@ impl Reference {
     /// Returns when it serves.
     pub async fn start() -> Reference {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let host = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
-        let ports: Vec<u16> = {
-            let held: Vec<_> =
-                (0..2).map(|_| TcpListener::bind((host.as_str(), 0)).expect("a port")).collect();
-            held.iter().map(|held| held.local_addr().expect("an address").port()).collect()
-        };
+        let host = "127.0.0.1";
+        let ports = quorate_loopback::ports(2).expect("ports");
         let client = format!("http://{host}:{}", ports[0]);
         let peer = format!("http://{host}:{}", ports[1]);
         let child = Command::new("etcd")

@@ -22,15 +22,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Configurations for `size` members on an address of their own, so that nobody else's ports are in the way.
+    /// Configurations for `size` members.
     pub fn plan(size: usize) -> Cluster {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let host = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255));
-        let ports: Vec<u16> = {
-            let held: Vec<_> =
-                (0..size).map(|_| std::net::TcpListener::bind((host.as_str(), 0)).expect("a port")).collect();
-            held.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
-        };
+        let host = "127.0.0.1";
+        let ports = quorate_loopback::ports(size).expect("ports");
         let initial: Vec<(String, String)> = ports
             .iter()
             .enumerate()

@@ -45,9 +45,8 @@ fn postgres_user() -> RunAs {
     RunAs { uid: fields[2].parse().unwrap(), gid: fields[3].parse().unwrap() }
 }
 
-/// A port that the kernel has just called free.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    quorate_loopback::port().unwrap()
 }
 
 impl Lab {

@@ -1,7 +1,6 @@
 //! Servers to ask and tools to ask them with.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +30,7 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    quorate_loopback::port().unwrap()
 }
 
 /// A running store of each kind.

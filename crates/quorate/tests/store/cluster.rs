@@ -1,6 +1,5 @@
 //! `quorate store` processes on an address of their own, each with a directory and a log.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -28,10 +27,8 @@ impl Drop for Store {
     }
 }
 
-/// `count` ports of this machine that were free just now.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|held| held.local_addr().unwrap().port()).collect()
+    quorate_loopback::ports(count).unwrap()
 }
 
 /// Plans `size` members below `dir`; `scheme` of clients and peers. Nothing is started.
