@@ -44,7 +44,8 @@ use crate::idle::{Note, Noted, keep_alive};
 use crate::metrics::Metrics;
 
 /// How long a new connection may be silent.
-const FIRST_BYTE: Duration = Duration::from_secs(2);
+const FIRST_BYTE: Duration = Duration::from_secs(5);
+const FIRST_BYTE_STEPS: u32 = 10;
 /// How often an HTTP/2 connection without traffic is pinged, and how long the answer may take.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// What a client may send before we have read it: a request of the largest size per stream, several per connection.
@@ -422,6 +423,7 @@ async fn serve(
     let connection =
         builder(head_timeout).serve_connection(TokioIo::new(Mending::new(stream)), service).into_owned();
     tokio::select! {
+        biased;
         served = watcher.watch(connection) => {
             if let Err(error) = served {
                 tracing::debug!(error = %error, "a client connection ended");
@@ -437,7 +439,11 @@ async fn serve(
 
 /// Resolves when the connection has not said what it speaks in its first moments; never otherwise.
 async fn silent(note: &Note) {
-    tokio::time::sleep(FIRST_BYTE).await;
+    // In steps, and after our own reading (the select is biased): when this process has stood still, what came meanwhile is read
+    // before the client is blamed, and the stall counts as one step.
+    for _ in 0..FIRST_BYTE_STEPS {
+        tokio::time::sleep(FIRST_BYTE / FIRST_BYTE_STEPS).await;
+    }
     if note.is_decided() {
         std::future::pending::<()>().await;
     }
