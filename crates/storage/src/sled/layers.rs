@@ -22,7 +22,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use quorate_state::{Direction, Op};
 
 use super::redo;
-use super::store::Store;
+use super::store::{Store, caught};
 use super::table::Table;
 use crate::StorageError;
 use crate::chunked::{Chunked, Source};
@@ -175,7 +175,8 @@ impl Layers {
             (tables.flushing.clone(), tables.store.clone())
         };
         let Some(table) = table else { return };
-        let flushed = flush_into(&table, &store);
+        // A panic that took this thread along would leave the writers waiting for a flush that never ends.
+        let flushed = caught(|| flush_into(&table, &store));
         let mut flush = self.flush.lock();
         match flushed {
             Ok(()) => self.tables.write().flushing = None,
@@ -262,7 +263,7 @@ fn serve(layers: &Layers, todo: &mpsc::Receiver<Chore>) {
         match todo.recv_timeout(IDLE) {
             Ok(Chore::Table) => layers.flush_table(),
             Ok(Chore::Sync(store, answer)) => {
-                let result = sync(&store).map_err(|error| error.to_string());
+                let result = caught(|| sync(&store));
                 drop(store);
                 // Nobody waits any more: nothing to tell.
                 let _ = answer.send(result);

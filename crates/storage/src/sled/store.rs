@@ -63,9 +63,21 @@ impl From<Malformed> for sled::Error {
     }
 }
 
+/// sled panics as often as it fails: both come out as a sentence.
+pub(super) fn caught<T, E: ToString>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_or_else(
+        |panic| {
+            let text =
+                panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(format!("it panicked: {}", text.unwrap_or("without a word")))
+        },
+        |done| done.map_err(|error| error.to_string()),
+    )
+}
+
 impl Store {
     fn open(path: &Path) -> Result<Store, String> {
-        let opened = catch_unwind(AssertUnwindSafe(|| {
+        let (db, split) = caught(|| {
             let db = sled::Config::new()
                 .path(path)
                 .cache_capacity(CACHE_BYTES)
@@ -78,18 +90,7 @@ impl Store {
                 pair?;
             }
             Ok::<_, sled::Error>((db, split))
-        }));
-        let (db, split) = match opened {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(panic) => {
-                let text = panic
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or(panic.downcast_ref::<&str>().copied());
-                return Err(format!("it panicked: {}", text.unwrap_or("without a word")));
-            }
-        };
+        })?;
         let seed = u64::from_le_bytes(directory::random().map_err(|error| error.chain())?);
         Ok(Store {
             db,

@@ -254,3 +254,12 @@ fn a_damaged_redo_is_a_reason_to_rebuild() {
     std::fs::write(database(dir.path()).join("REDO"), b"QRTREDO\n and then nothing of use").unwrap();
     assert!(matches!(reason(dir.path(), "boot 1"), RebuildReason::SelfCheck(_)));
 }
+
+#[test]
+fn a_panic_below_is_an_error_and_not_the_end_of_a_thread() {
+    let number = 7;
+    let said = store::caught(|| -> Result<(), String> { panic!("page {number}") });
+    assert_eq!(said, Err("it panicked: page 7".to_owned()));
+    assert_eq!(store::caught(|| Err::<(), _>("no room")), Err("no room".to_owned()));
+    assert_eq!(store::caught(|| Ok::<_, String>(number)), Ok(7));
+}
