@@ -114,9 +114,9 @@ async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
     }
 
     // An orderly stop of the primary's agent hands over: nobody waits for a lease.
-    let begun = Instant::now();
     let agent = cluster.peers[first].agent.take().unwrap();
     agent.shutdown(Duration::from_secs(20), false).await;
+    let begun = Instant::now();
     assert_eq!(cluster.peers[first].postmaster(), None, "PostgreSQL is stopped");
     let third = cluster.primary().await;
     until("writes", || cluster.peers[third].sql("insert into t values (4)")).await;
