@@ -8,7 +8,7 @@
 //!        └── wake: watch on the keys · postmaster's exit · end of an ───┘
 //!            operation · REST request · fence · decision.wake · loop_wait
 //!
-//!   beside it:  fence thread    watch    exit watch    REST API    the operation in the slot
+//!   beside it:  fence thread    guard's keeper    watch    exit watch    REST API    the operation in the slot
 //! ```
 //!
 //! A tick is three calls. Everything in it has a bound, and nothing in it waits for an operation, so a renewal is never
@@ -19,7 +19,8 @@
 //!
 //! An agent that dies (or is dropped) leaves PostgreSQL and both leases as they are. The next one finds PostgreSQL running,
 //! finds its own name in the lock, and renews the lease it hangs on: PostgreSQL does not notice. Within the ttl this is no
-//! outage; after it another node has the lock and PostgreSQL becomes its standby.
+//! outage; before the lease can expire the guard process has stopped PostgreSQL ([`crate::guard`]), and it comes back as a
+//! standby.
 //!
 //! [`Agent::shutdown`] does what a DBA expects of `systemctl stop`, and what Patroni does: PostgreSQL is stopped cleanly
 //! and only then is the lock released, with the position of the shutdown checkpoint, so that a standby knows it has
@@ -31,7 +32,9 @@ use std::time::Duration;
 
 use quorate_ha::cluster::{MemberRole, MemberState, Status};
 use quorate_ha::facts::{ControlState, DataDirectory, Endpoint, OperationFacts, Outcome, Process, Role};
-use quorate_ha::{Action, ClusterView, Keys, LockGuard, OperationKind, Upstream};
+use quorate_ha::{
+    Action, Chronicle, ClusterView, Keys, LockGuard, Moment, OperationKind, TimelineId, Upstream,
+};
 use quorate_node::Handle;
 use quorate_pg::Instance;
 use serde_json::{Map, Value};
@@ -42,7 +45,9 @@ use tokio::time::Instant;
 use crate::config::AgentConfig;
 use crate::error::StartError;
 use crate::execute::{Execution, Leases, chain, stop_for_shutdown};
-use crate::fence::{Fence, State};
+use crate::fence::{Fence, Margin, State, Tell};
+use crate::guard::process::Options;
+use crate::guard::{Layers, layers};
 use crate::metrics::Metrics;
 use crate::observe::{Look, Observer, may_write, writes};
 use crate::operation::Slot;
@@ -51,12 +56,16 @@ use crate::rest;
 use crate::settings;
 use crate::shared::{REQUESTS, Request, Shared};
 use crate::watch::{Seen, follow};
-use crate::{exit, peer, snapshot, suspicion};
+use crate::{chronicle, exit, peer, snapshot, suspicion, watchdog};
 
 /// The shortest time from one tick to the next: a storm of wake-ups must not take the processor from the voter.
 const SHORTEST: Duration = Duration::from_millis(20);
 /// The nap after a list of actions that failed: soon, but not at once, for the cause may last.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// Until the self-test of fencing has a result, at the start.
+const SELF_TEST: Duration = Duration::from_secs(5);
+/// Until the guard has heard that it is disarmed.
+const DISARMED: Duration = Duration::from_secs(1);
 /// For writing configuration files and a reload.
 const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -91,17 +100,20 @@ impl Agent {
         let listener = rest::bind(&config.rest).await?;
         let keys = Keys::new(&config.namespace, &config.scope);
         let registry = Registry::new(store.clone(), keys.clone(), config.name.clone());
-        let fence = fence(&config, &instance)?;
+        let layers = layers(&config, &instance)?;
+        layers.tested(SELF_TEST).await;
+        let fence = fence(&config, &instance, layers.orders())?;
         let (requests_tx, requests) = mpsc::channel(REQUESTS);
         let (stop, stop_rx) = watch::channel(None);
         let (stop_rest, stop_rest_rx) = watch::channel(false);
         let (failed_tx, failed) = watch::channel(None);
-        let shared = Arc::new(Shared::new(config, store, registry, fence, requests_tx));
+        let shared = Arc::new(Shared::new(config, store, registry, fence, layers, requests_tx));
         let seen = Arc::new(Seen::default());
 
         let mut background = JoinSet::new();
         background.spawn(follow(shared.handle.clone(), keys, Arc::clone(&seen), Arc::clone(&shared.wake)));
         background.spawn(suspicion::run(Arc::clone(&shared)));
+        background.spawn(chronicle::run(Arc::clone(&shared)));
         background.spawn(exit::watch(instance.config().data_dir.clone(), Arc::clone(&shared.wake)));
         let serving = tokio::spawn(rest::serve(listener, Arc::clone(&shared), stop_rest_rx));
         let ticking = Loop {
@@ -112,6 +124,7 @@ impl Agent {
             leases: Leases::default(),
             seen,
             checkpoint: None,
+            moving: None,
             requests,
             restart_asked: None,
             configured: None,
@@ -119,6 +132,8 @@ impl Agent {
             said: String::new(),
             complained: String::new(),
             fenced: None,
+            chronicle: Chronicle::default(),
+            marked: None,
         };
         let ticking = tokio::spawn(ticking.run(stop_rx, failed_tx));
         Ok(Agent {
@@ -150,8 +165,8 @@ impl Agent {
 
     /// Ends the agent, bounded by `deadline`. A clean hand-over unless `keep_postgres`: PostgreSQL is stopped (`fast`, after
     /// a checkpoint), then the lock is released with the final position, so that a standby takes over at once.
-    /// With `keep_postgres` PostgreSQL goes on and the leases are left to be adopted within the ttl; a primary that is left
-    /// so is without a fence until then.
+    /// With `keep_postgres` PostgreSQL goes on and the leases are left to be adopted within the ttl; of a primary that is left
+    /// so the guard process stays, until its deadline.
     pub async fn shutdown(mut self, deadline: Duration, keep_postgres: bool) {
         let how = if keep_postgres { Stop::Leave } else { Stop::HandOver(Instant::now() + deadline) };
         self.stop.send_replace(Some(how));
@@ -179,7 +194,7 @@ impl Drop for Agent {
 }
 
 /// The fence over this instance: it kills by `pg`'s synchronous path, then forbids read-write starts (S12).
-fn fence(config: &AgentConfig, instance: &Instance) -> Result<Fence, StartError> {
+fn fence(config: &AgentConfig, instance: &Instance, tell: Tell) -> Result<Fence, StartError> {
     let (data_dir, budget) = (instance.config().data_dir.clone(), config.stop_budget);
     let sealed = instance.clone();
     Fence::start(
@@ -204,7 +219,24 @@ fn fence(config: &AgentConfig, instance: &Instance) -> Result<Fence, StartError>
                 tracing::error!(error = chain(&error), "standby.signal was not written after the fence");
             }
         }),
+        tell,
     )
+}
+
+/// The guard process over this instance, and through it the watchdog device.
+fn layers(config: &AgentConfig, instance: &Instance) -> Result<Layers, StartError> {
+    let used = config.watchdog.mode != watchdog::Mode::Off;
+    Layers::start(layers::Config {
+        mode: config.guard.mode,
+        program: config.guard.program.clone(),
+        options: Options {
+            data_dir: instance.config().data_dir.clone(),
+            stop_budget: config.stop_budget,
+            watchdog: used.then(|| (config.watchdog.device.clone(), config.watchdog.safety)),
+        },
+        device_required: config.watchdog.mode == watchdog::Mode::Required,
+        user: instance.config().run_as,
+    })
 }
 
 /// The loop's own state.
@@ -216,6 +248,7 @@ struct Loop {
     leases: Leases,
     seen: Arc<Seen>,
     checkpoint: Option<JoinHandle<()>>,
+    moving: Option<JoinHandle<()>>,
     requests: mpsc::Receiver<Request>,
     /// Who asked for the restart that runs.
     restart_asked: Option<oneshot::Sender<Result<(), String>>>,
@@ -229,6 +262,10 @@ struct Loop {
     complained: String,
     /// The last fence that was taken note of.
     fenced: Option<crate::fence::Record>,
+    /// What becomes a decision record.
+    chronicle: Chronicle,
+    /// The timeline that the marker of a primary was last written for.
+    marked: Option<TimelineId>,
 }
 
 /// Going on can only do harm.
@@ -278,8 +315,14 @@ impl Loop {
         self.introduce(&look).await?;
 
         let may_write = may_write(&look.observation.instance, &look.observation.operation);
-        if !may_write {
+        if may_write {
+            self.mark_primary(&look);
+        } else {
             self.shared.fence.disarm();
+            // What is started next must not meet a guard that still looks for it.
+            if let Err(error) = self.shared.layers.settled(DISARMED).await {
+                tracing::debug!(%error, "the guard process is not disarmed yet");
+            }
         }
         let decision = quorate_ha::decide(&look.observation);
         if decision.reason.fatal {
@@ -295,7 +338,8 @@ impl Loop {
         let before = self.shared.snapshot();
         self.shared.publish(snapshot::of(&look, &decision, self.shared.registry.keys(), &before));
         let settings = settings::of_config(&self.observer.config(&self.shared));
-        let outcome = self.execution(&look, may_write, &settings).run(decision.actions).await;
+        let outcome = self.execution(&look, may_write, &settings).run(decision.actions.clone()).await;
+        let performed = outcome.is_ok();
         let mut nap = decision.wake.unwrap_or(policy.loop_wait);
         match outcome {
             Ok(look_again) => {
@@ -308,6 +352,10 @@ impl Loop {
                 nap = nap.min(AFTER_FAILURE);
             }
         }
+        // After the actions: what is recorded has happened, and nothing waited for it.
+        for record in self.chronicle.note(&look.observation, &decision, performed) {
+            self.record(record);
+        }
         self.configure(&look, &settings).await;
         self.requests(&look, may_write, &settings);
 
@@ -315,7 +363,13 @@ impl Loop {
         self.shared.metrics.ticked(took);
         let patience = if look.observation.primary_lease.is_some() { policy.ttl } else { policy.ttl * 2 };
         self.shared.ticked(patience.max(policy.loop_wait * 2));
+        self.shared.has_observed(look.observation);
         Ok(nap)
+    }
+
+    fn record(&self, record: quorate_ha::Record) {
+        self.shared.metrics.recorded(&record);
+        self.shared.desk.put(record);
     }
 
     fn execution<'a>(
@@ -330,11 +384,29 @@ impl Loop {
             slot: &mut self.slot,
             leases: &mut self.leases,
             checkpoint: &mut self.checkpoint,
+            moving: &mut self.moving,
             settings,
             view: look.view(),
             may_write,
             timeout: look.observation.policy.retry_timeout,
         }
+    }
+
+    /// The marker of a primary, for one that was promoted before Quorate: after a guard's kill nothing else says so, because
+    /// `standby.signal` hides it. Beside the loop, because the disk may hang.
+    fn mark_primary(&mut self, look: &Look) {
+        let Process::Running(running) = &look.observation.instance.process else { return };
+        let timeline = running.timeline;
+        if !matches!(running.role, Role::Primary(_)) || self.marked == Some(timeline) {
+            return;
+        }
+        self.marked = Some(timeline);
+        let instance = self.instance.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = instance.mark_primary_if_unmarked(timeline) {
+                tracing::warn!(error = chain(&error), "the marker of a primary was not written");
+            }
+        });
     }
 
     /// A fence by the deadline came without the loop: what it has under way must not bring PostgreSQL up again.
@@ -345,6 +417,13 @@ impl Loop {
         }
         self.fenced = Some(record);
         self.shared.metrics.fenced(record.margin());
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let margin_ms = record.margin().map(|margin| match margin {
+            Margin::Before(left) => millis(left),
+            Margin::After(late) => -millis(late),
+        });
+        let note = self.chronicle.fenced(Moment(record.done), &self.shared.config.name, margin_ms);
+        self.record(note);
         if self.slot.running().is_some_and(writes) {
             self.slot.abort().await;
         }
@@ -467,7 +546,7 @@ impl Loop {
             endpoint: source.ok_or("the leader's address is not known")?,
         };
         let slot =
-            look.observation.policy.use_slots.then(|| quorate_pg::slots::slot_name(&self.shared.config.name));
+            look.observation.policy.use_slots.then(|| quorate_ha::slots::name(&self.shared.config.name));
         self.execution(look, may_write, settings).clone_from(&from, slot).map_err(|failure| chain(&failure))
     }
 
@@ -483,6 +562,9 @@ impl Loop {
         let policy = look.observation.policy.clone();
         if policy.paused {
             tracing::info!("the cluster is paused: PostgreSQL is left running");
+            // To the operator, who asked for that: the only case in which the layers let go of a primary.
+            self.shared.fence.disarm();
+            let _ = self.shared.layers.settled(DISARMED).await; // else it ends at its deadline
             return;
         }
         let may_write = may_write(&look.observation.instance, &look.observation.operation);
@@ -524,6 +606,7 @@ impl Loop {
             return;
         }
         self.shared.fence.disarm();
+        let _ = self.shared.layers.settled(DISARMED).await; // a guard that does not hear it finds nothing at its deadline
         self.farewell(&settings).await;
     }
 

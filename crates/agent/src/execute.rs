@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::WriteError;
 use crate::fence::State;
+use crate::guard::layers::Unsettled;
 use crate::metrics::Metrics;
 use crate::operation::Slot;
 use crate::shared::Shared;
@@ -33,6 +34,8 @@ const REWIND_DEADLINE: Duration = Duration::from_secs(3600);
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
 /// For a move of the store's leadership.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Until the guard process holds a deadline; long enough for one that hangs to be replaced.
+const ARMED: Duration = Duration::from_secs(4);
 /// Until what was done to PostgreSQL shows in its answers.
 const SHOWS: Duration = Duration::from_millis(50);
 /// Until a WAL receiver that was told where to go streams.
@@ -54,6 +57,8 @@ pub(crate) struct Execution<'a> {
     pub(crate) slot: &'a mut Slot,
     pub(crate) leases: &'a mut Leases,
     pub(crate) checkpoint: &'a mut Option<JoinHandle<()>>,
+    /// A move of the store's leadership that is under way: no renewal waits for it.
+    pub(crate) moving: &'a mut Option<JoinHandle<()>>,
     /// What PostgreSQL is to be configured with.
     pub(crate) settings: &'a Settings,
     /// The view that was decided on, if there was one.
@@ -113,11 +118,13 @@ fn shows_after(action: &Action) -> Option<Duration> {
         | Action::WriteSync { .. }
         | Action::WriteHistory { .. }
         | Action::WriteStatus { .. }
+        | Action::NameCandidate { .. }
         | Action::ClearFailoverRequest { .. }
         | Action::Suspect { .. }
         | Action::ClearSuspicion { .. }
         | Action::RevokeLock { .. }
-        | Action::MoveStoreLeadership
+        | Action::MoveStoreLeadership { .. }
+        | Action::TryStreaming
         | Action::SetSlots { .. }
         | Action::Checkpoint
         | Action::Bootstrap
@@ -203,6 +210,9 @@ impl Execution<'_> {
             Action::WriteStatus { guard, status } => {
                 self.write_as_holder(&guard, &Key::Status, None, Some(status.to_json())).await
             }
+            Action::NameCandidate { guard, document } => {
+                self.write(&Key::Failover, &guard, document.to_json()).await
+            }
             Action::ClearFailoverRequest { guard } => {
                 self.write(&Key::Failover, &guard, FailoverRequest::default().to_json()).await
             }
@@ -233,8 +243,8 @@ impl Execution<'_> {
                 }
                 Ok(())
             }
-            Action::MoveStoreLeadership => {
-                self.move_leadership().await;
+            Action::MoveStoreLeadership { to } => {
+                self.move_leadership(to);
                 Ok(())
             }
 
@@ -243,6 +253,9 @@ impl Execution<'_> {
             Action::Follow { upstream, slot } => {
                 tracing::info!(upstream = upstream.name, "following");
                 bounded("following", self.instance.follow(&upstream.endpoint, slot.as_deref())).await
+            }
+            Action::TryStreaming => {
+                bounded("waking the startup process", self.instance.try_streaming(ACTION_DEADLINE)).await
             }
             Action::StopReceiver => {
                 bounded("stopping the WAL receiver", self.instance.stop_receiver(ACTION_DEADLINE)).await
@@ -297,21 +310,23 @@ impl Execution<'_> {
             Action::StartAsPrimary { guard, names } => {
                 self.arm_ahead()?;
                 let (instance, settings) = self.operands();
-                let confirm = self.confirm(guard);
+                let (armed, confirm) = (self.armed(), self.confirm(guard));
                 self.begin(quorate_ha::OperationKind::StartAsPrimary, async move {
                     instance.configure(&settings).await?;
+                    armed.await?;
                     confirm.await?;
                     Ok(instance.start_as_primary(&names).await?)
                 })
             }
-            Action::Promote { guard, from } => {
+            Action::Promote { guard, from, marker } => {
                 self.arm_ahead()?;
                 let (instance, _) = self.operands();
-                let (confirm, shared) = (self.confirm(guard), Arc::clone(self.shared));
+                let (armed, confirm, shared) = (self.armed(), self.confirm(guard), Arc::clone(self.shared));
                 tracing::info!(timeline = from.0, "promoting");
                 self.begin(quorate_ha::OperationKind::Promote, async move {
+                    armed.await?;
                     confirm.await?;
-                    let promoted = instance.promote().await?;
+                    let promoted = instance.promote(marker).await?;
                     Metrics::count(&shared.metrics.promotions);
                     tracing::info!(
                         timeline = promoted.timeline.0,
@@ -405,26 +420,28 @@ impl Execution<'_> {
         registry.write_as_holder(lock, key, guard, value, self.timeout).await.map_err(write(name(key)))
     }
 
-    /// Best effort, to one voter after the other.
-    async fn move_leadership(&self) {
-        let handle = &self.shared.handle;
-        let me = handle.header().member_id;
-        let published = |name: &str| self.view.is_some_and(|view| view.members.contains_key(name));
-        let mut voters: Vec<_> =
-            handle.members().into_iter().filter(|member| member.id != me && !member.is_learner).collect();
-        // A witness publishes no member key and neither does a dead node; a live member is the surer bet of the two.
-        voters.sort_by_key(|member| !published(&member.name));
-        for voter in voters {
-            match handle.move_leader(voter.id, MOVE_TIMEOUT).await {
-                Ok(()) => {
-                    tracing::info!(member = voter.name, "moved the store's leadership away from the primary");
-                    return;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, member = voter.name, "the store's leadership was not moved")
+    /// Best effort, to one voter after the other, beside the loop.
+    fn move_leadership(&mut self, to: Vec<String>) {
+        if self.moving.as_ref().is_some_and(|running| !running.is_finished()) {
+            return;
+        }
+        let handle = self.shared.handle.clone();
+        *self.moving = Some(tokio::spawn(async move {
+            let members = handle.members();
+            let voters = to.iter().filter_map(|name| members.iter().find(|member| member.name == *name));
+            for voter in voters {
+                match handle.move_leader(voter.id, MOVE_TIMEOUT).await {
+                    Ok(()) => {
+                        let member = &voter.name;
+                        tracing::info!(member, "moved the store's leadership away from the primary");
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, member = voter.name, "the store's leadership was not moved");
+                    }
                 }
             }
-        }
+        }));
     }
 
     // --- PostgreSQL -----------------------------------------------------------------------------------------------
@@ -468,6 +485,13 @@ impl Execution<'_> {
             .map_err(Failure::SlotTaken)
     }
 
+    /// "The layers below hold the deadline": before anything permits PostgreSQL to write, for a guard that hears of it later is
+    /// late from the start.
+    fn armed(&self) -> impl Future<Output = Result<(), OperationError>> + Send + 'static {
+        let shared = Arc::clone(self.shared);
+        async move { shared.layers.settled(ARMED).await.map_err(OperationError::Layers) }
+    }
+
     /// "The lock is still ours", asked when it is awaited.
     fn confirm(&self, guard: LockGuard) -> impl Future<Output = Result<(), OperationError>> + Send + 'static {
         let (registry, timeout) = (self.shared.registry.clone(), self.timeout);
@@ -497,13 +521,14 @@ impl Execution<'_> {
         let confirm = match guard {
             Some(guard) => {
                 self.arm_ahead()?;
-                Some((self.confirm(guard), self.confirm(guard)))
+                Some((self.armed(), self.confirm(guard), self.confirm(guard)))
             }
             None => None,
         };
         self.begin(quorate_ha::OperationKind::Restart, async move {
             instance.configure(&settings).await?;
-            if let Some((before, after)) = confirm {
+            if let Some((armed, before, after)) = confirm {
+                armed.await?;
                 before.await?;
                 instance.stop(StopMode::Fast).await?;
                 // A stop may take longer than a lease: the start needs the lock as it is now (S6).
@@ -532,6 +557,8 @@ async fn stop(instance: Instance, mode: StopMode, checkpoint_first: bool) -> Res
 enum OperationError {
     #[error("the lock could not be confirmed right before the start")]
     Lock(#[source] WriteError),
+    #[error("PostgreSQL may not write, because it could not be stopped in time")]
+    Layers(#[source] Unsettled),
     #[error(transparent)]
     Instance(#[from] quorate_pg::Error),
 }

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::execute::Leases;
 use crate::registry::{Memory, Reading};
 use crate::shared::Shared;
-use crate::suspicion::Watched;
+use crate::suspicion::{PATIENCE, Watched};
 use crate::watch::Seen;
 
 /// What one look brought: the input of the decision, and the raw keys for the REST API.
@@ -72,15 +72,19 @@ impl Observer {
         Observer { memory: Memory::default(), silent_since: None, config: None, budget: None }
     }
 
-    /// Warns when the times of a changed configuration do not fit into each other.
-    fn judge_budget(&mut self, policy: &Policy) {
-        let verdict = quorate_ha::budget::check(policy).err().map(|error| error.to_string());
+    /// Says what becomes of the times of a changed configuration, once per change. They are used as far as they fit: a
+    /// `/config` that somebody wrote past the REST API must not stop a running cluster.
+    fn judge_budget(&mut self, shared: &Shared) {
+        let verdict = match quorate_ha::budget::check_config(&local(shared), &self.config(shared)) {
+            Ok(note) => note,
+            Err(error) => Some(error.to_string()),
+        };
         if verdict != self.budget {
             match &verdict {
                 Some(why) => {
-                    tracing::warn!(why, "the primary may be demoted by one slow answer of the store")
+                    tracing::warn!(why, "the times of the dynamic configuration are cut until they fit")
                 }
-                None => tracing::info!("the time budget of the configuration fits again"),
+                None => tracing::info!("the times of the dynamic configuration fit again"),
             }
             self.budget = verdict;
         }
@@ -125,16 +129,18 @@ impl Observer {
             }
             StoreFacts::Unavailable { .. } => None,
         };
+        let voters = voters(shared, now).await;
         let policy = self.policy(shared);
-        self.judge_budget(&policy);
+        self.judge_budget(shared);
         let observation = Observation {
             now,
             policy,
             instance: facts,
             operation,
-            voters: voters(shared, now, reading.is_some()),
+            voters,
             store,
             remembered: self.memory.remembered.clone(),
+            missing: self.memory.missing.clone(),
             member_lease: leases.member,
             primary_lease: leases.primary,
             scheduled_in,
@@ -144,19 +150,29 @@ impl Observer {
 
     /// The policy under the configuration that holds.
     pub(crate) fn policy(&self, shared: &Shared) -> Policy {
-        let config = &shared.config;
-        let local = LocalPolicy {
-            name: config.name.clone(),
-            scope: config.scope.clone(),
-            conn_url: config.conn_url(),
-            api_url: config.api_url(),
-            tags: Tags(shared.tags().into_iter().collect()),
-            stop_budget: config.stop_budget,
-            margin: config.margin,
-            bootstrap_config: Value::Object(config.bootstrap.clone()),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        Policy::resolve(local, Some(&self.config(shared)))
+        Policy::resolve(local(shared), Some(&self.config(shared)))
+    }
+}
+
+/// What only this node's file says.
+pub(crate) fn local(shared: &Shared) -> LocalPolicy {
+    let config = &shared.config;
+    let (unfit, mut tags) = (shared.layers.unfit(boottime()), shared.tags());
+    if unfit.is_some() {
+        // So that nobody waits for this node, however far ahead it is.
+        tags.insert("nofailover".to_owned(), Value::Bool(true));
+    }
+    LocalPolicy {
+        name: config.name.clone(),
+        scope: config.scope.clone(),
+        conn_url: config.conn_url(),
+        api_url: config.api_url(),
+        tags: Tags(tags.into_iter().collect()),
+        stop_budget: config.stop_budget,
+        margin: config.margin,
+        bootstrap_config: Value::Object(config.bootstrap.clone()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        unfit,
     }
 }
 
@@ -167,15 +183,22 @@ fn until(scheduled_at: &str) -> Option<Duration> {
     Some(Duration::try_from(left).unwrap_or(Duration::ZERO))
 }
 
-/// A read that a quorum has just confirmed proves that the store's leader reaches a majority: if that is us and there are
-/// others, one of them is well.
-fn voters(shared: &Shared, now: Moment, answered: bool) -> VoterFacts {
+/// What this node knows about the voters of the store.
+async fn voters(shared: &Shared, now: Moment) -> VoterFacts {
     let me = shared.handle.header().member_id;
     let leads_here = shared.handle.leadership().borrow().leader == Some(me);
-    let other_healthy =
-        answered && shared.handle.members().iter().any(|member| member.id != me && !member.is_learner);
-    let mut voters = VoterFacts { leads_here, other_healthy, ..VoterFacts::default() };
+    let mut voters = VoterFacts { leads_here, ..VoterFacts::default() };
     shared.evidence.fill(now, &mut voters);
+    if leads_here {
+        let others =
+            shared.handle.members().into_iter().filter(|member| member.id != me && !member.is_learner);
+        voters.others = others.map(|member| member.name).filter(|name| !name.is_empty()).collect();
+        // The leader looks into its own memory; one that cannot say whom it hears asks nobody to take over.
+        match shared.handle.silence(PATIENCE).await {
+            Ok(silent) => voters.silent = silent,
+            Err(_) => voters.others.clear(),
+        }
+    }
     voters
 }
 

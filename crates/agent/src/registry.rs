@@ -75,11 +75,16 @@ impl Registry {
         &self.keys
     }
 
-    /// Everything under the prefix, as a quorum knows it after this call began.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Everything under the prefix that a decision reads, as a quorum knows it after this call began. The decision records sort
+    /// behind it.
     pub(crate) async fn read(&self, timeout: Duration) -> Result<Reading, ReadError> {
         let request = Range {
             key: Bytes::copy_from_slice(self.keys.prefix().as_bytes()),
-            range_end: prefix_end(self.keys.prefix()),
+            range_end: self.keys.records().into(),
             ..Range::default()
         };
         // The bound is the node's to keep; ours stands behind it, because a read that hangs must not hang the loop.
@@ -307,6 +312,8 @@ pub(crate) struct Memory {
     lock_seen: Revision,
     /// Every member ever seen.
     pub(crate) remembered: BTreeMap<String, MemberRecord>,
+    /// Of those whose keys are gone: since when.
+    pub(crate) missing: BTreeMap<String, Moment>,
 }
 
 impl Memory {
@@ -393,6 +400,10 @@ impl Memory {
                     Err(error) => unreadable(error.to_string()),
                 },
             }
+        }
+        self.missing.retain(|name, _| !view.members.contains_key(name));
+        for name in self.remembered.keys().filter(|name| !view.members.contains_key(*name)) {
+            self.missing.entry(name.clone()).or_insert(now);
         }
         view.lock = self.lock(now, held, view.revision, vanished);
         self.last = Some(view.clone());
@@ -499,6 +510,11 @@ mod tests {
         let view = memory.view(at(2), &keys(), &reading(11, &[]), None);
         assert!(view.members.is_empty());
         assert_eq!(memory.remembered["node2"].api_url, "http://x");
+        assert_eq!(memory.missing["node2"], at(2));
+        memory.view(at(3), &keys(), &reading(12, &[]), None);
+        assert_eq!(memory.missing["node2"], at(2), "it does not move");
+        memory.view(at(4), &keys(), &reading(13, &[("members/node2", "{}", 13)]), None);
+        assert!(memory.missing.is_empty());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::shared::Shared;
 /// Between two questions.
 const ASK: Duration = Duration::from_millis(100);
 /// How long an answer may take, and a connection attempt.
-const PATIENCE: Duration = Duration::from_millis(150);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(150);
 /// What was found is forgotten after this.
 const FRESH: Duration = Duration::from_millis(500);
 

@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::cluster::{
-    Held, History, LeaseId, MemberRecord, Revision, Status, Suspicion, SyncDocument, Versioned,
+    FailoverRequest, Held, History, LeaseId, MemberRecord, Revision, Status, Suspicion, SyncDocument,
+    Versioned,
 };
 use crate::facts::{Endpoint, OperationKind, SystemId, TimelineId};
 use crate::observation::LeaseFacts;
@@ -195,6 +196,13 @@ pub enum Action {
         /// The document.
         status: Status,
     },
+    /// Put `/failover` with the candidate that the holder has chosen, if it is as observed.
+    NameCandidate {
+        /// `/failover` as observed.
+        guard: KeyGuard,
+        /// The request, with a member.
+        document: FailoverRequest,
+    },
     /// Put `/failover` = `{}` (Patroni does not delete it), if it is as observed.
     ClearFailoverRequest {
         /// `/failover` as observed.
@@ -226,9 +234,12 @@ pub enum Action {
         /// `/suspicion` from then on.
         document: Suspicion,
     },
-    /// Ask the store to move its leadership to another voter than this node (a witness first); best effort, a refusal
-    /// does not end the list.
-    MoveStoreLeadership,
+    /// Ask the store to move its leadership to the first of these voters that takes it; best effort, a refusal does not end
+    /// the list.
+    MoveStoreLeadership {
+        /// By member name, the best first.
+        to: Vec<String>,
+    },
 
     // --- PostgreSQL, immediate -----------------------------------------------------------------------------------
     /// Stop accepting writes now: kill the postmaster and every backend (SIGQUIT, then SIGKILL within the stop
@@ -242,6 +253,8 @@ pub enum Action {
         /// Name of our physical slot there; None: without slot.
         slot: Option<String>,
     },
+    /// End the startup process' wait between two attempts to stream; nothing is written.
+    TryStreaming,
     /// Clear `primary_conninfo`, reload, and wait (bounded by the probe deadline) until the WAL receiver is gone.
     StopReceiver,
     /// Set `synchronous_standby_names` (persistently, by Quorate's configuration file) and reload. Valid on a standby
@@ -304,6 +317,8 @@ pub enum Action {
         guard: LockGuard,
         /// The timeline it is expected to leave.
         from: TimelineId,
+        /// What the marker says from then on: [`crate::facts::Initialised::was_primary_on`].
+        marker: TimelineId,
     },
     /// Stop PostgreSQL.
     Stop {
@@ -345,13 +360,15 @@ impl Action {
             | Action::WriteSync { .. }
             | Action::WriteHistory { .. }
             | Action::WriteStatus { .. }
+            | Action::NameCandidate { .. }
             | Action::ClearFailoverRequest { .. }
             | Action::Suspect { .. }
             | Action::ClearSuspicion { .. }
             | Action::RevokeLock { .. }
-            | Action::MoveStoreLeadership
+            | Action::MoveStoreLeadership { .. }
             | Action::Fence
             | Action::Follow { .. }
+            | Action::TryStreaming
             | Action::StopReceiver
             | Action::SetSynchronousStandbyNames { .. }
             | Action::ConfirmSyncEffective { .. }

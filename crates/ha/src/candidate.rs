@@ -39,7 +39,9 @@ use crate::context::{Context, Holding, SOON};
 use crate::facts::{Lsn, Moment, OperationKind, Position, Receiver, Running, StandbyFacts};
 use crate::policy::SynchronousMode;
 use crate::rejoin;
+use crate::switchover;
 use crate::sync::{self, Choice};
+use crate::timeline;
 
 /// How long the positions of the other standbys are waited for in asynchronous mode: a member that lives publishes within
 /// a few round trips, and one that does not must not stop the cluster.
@@ -53,6 +55,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Nobody holds the lock.
 pub(crate) fn race(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> Decision {
+    if let Some(decision) = switchover::heir(context, running, standby) {
+        return decision;
+    }
     if standby.receiver != Receiver::Gone || standby.upstream.is_some() {
         return context
             .idle(vec![Action::StopReceiver], "the leader lock is gone: stopping the WAL receiver")
@@ -116,17 +121,7 @@ pub(crate) fn judge(
     round: &Round<'_>,
 ) -> Result<String, Refusal> {
     let waited = context.now.since(round.since);
-    if context.policy.local.tags.nofailover() {
-        return no("following a different leader because I am not allowed to promote");
-    }
-    fit(context, standby, mine)?;
-    for kind in [OperationKind::Promote, OperationKind::StartAsPrimary] {
-        if let Some((at, why)) = context.failed(kind)
-            && context.now.since(at) < AFTER_FAILURE
-        {
-            return not_yet(format!("others go first, because {kind} failed here: {why}"), AFTER_FAILURE);
-        }
-    }
+    able(context, standby, mine)?;
     let fresh: Vec<(&str, &MemberRecord, Position)> = context
         .others()
         .filter_map(|(name, record)| Some((name, record, record.race?)))
@@ -222,8 +217,35 @@ pub(crate) fn judge(
     Ok(format!("acquiring the leader lock: my position is the best, {mine}"))
 }
 
+/// Something here is against it, whatever the others have.
+pub(crate) fn refused(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> bool {
+    able(context, standby, mine).is_err()
+}
+
+fn able(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Result<(), Refusal> {
+    // A node that could not be stopped is published as `nofailover`: here is the better reason.
+    if context.policy.local.unfit.is_some() {
+        fit(context, standby, mine)?;
+    }
+    if context.policy.local.tags.nofailover() {
+        return no("following a different leader because I am not allowed to promote");
+    }
+    fit(context, standby, mine)?;
+    for kind in [OperationKind::Promote, OperationKind::StartAsPrimary] {
+        if let Some((at, why)) = context.failed(kind)
+            && context.now.since(at) < AFTER_FAILURE
+        {
+            return not_yet(format!("others go first, because {kind} failed here: {why}"), AFTER_FAILURE);
+        }
+    }
+    Ok(())
+}
+
 /// Fit to be promoted at all, whoever else there is.
 fn fit(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Result<(), Refusal> {
+    if let Some(unfit) = &context.policy.local.unfit {
+        return no(format!("not promoting: {}", unfit.why));
+    }
     if standby.replay_paused {
         return no("not promoting: replay is paused here");
     }
@@ -231,7 +253,7 @@ fn fit(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Result<
     if mine.timeline < current {
         return no(format!("my timeline {} is behind the cluster's timeline {current}", mine.timeline));
     }
-    if context.usurped().is_some() {
+    if timeline::usurped(context).is_some() {
         return no("my timeline has two histories, waiting for a leader to clone from");
     }
     Ok(())
@@ -353,7 +375,8 @@ pub(crate) fn promote(context: &Context<'_>, running: &Running, standby: &Standb
     };
     // Before the promotion: its first commit waits for its first set.
     actions.push(Action::SetSynchronousStandbyNames { names });
-    actions.push(Action::Promote { guard, from: running.timeline });
+    let marker = timeline::marker(context, running.timeline);
+    actions.push(Action::Promote { guard, from: running.timeline, marker });
     context.tick(actions, "promoted self to leader by acquiring session lock").within(SOON)
 }
 

@@ -166,24 +166,6 @@ impl<'o> Context<'o> {
     pub(crate) fn diverged(&self, timeline: TimelineId, lsn: crate::facts::Lsn) -> bool {
         self.history().end_of(timeline).is_some_and(|end| lsn > end)
     }
-    /// The timeline that the data directory is on. Right after a promotion the control file still names the parent; the
-    /// marker with the line in `/history` that names us says better.
-    pub(crate) fn timeline_of(&self, data: &Initialised) -> TimelineId {
-        match data.was_primary_on {
-            Some(timeline) if self.history().leader_of(timeline) == Some(self.me) => {
-                timeline.max(data.timeline)
-            }
-            Some(_) | None => data.timeline,
-        }
-    }
-    /// Was this node primary, or about to be, on a timeline that the cluster knows as somebody else's? (Not if it has got
-    /// to a later one since. The control file may still name the parent of what lies in its WAL.)
-    pub(crate) fn usurped(&self) -> Option<TimelineId> {
-        let data = self.initialised()?;
-        let timeline = data.was_primary_on?;
-        let leader = self.history().leader_of(timeline)?;
-        (leader != self.me && data.timeline <= timeline).then_some(timeline)
-    }
 
     // --- what is done in every tick -----------------------------------------------------------------------------
 
@@ -213,8 +195,18 @@ impl<'o> Context<'o> {
         actions
     }
 
+    /// Our record as it is once the action before this one has written `/history`.
+    pub(crate) fn announce(&self) -> Option<Action> {
+        let lease = self.o.member_lease?;
+        Some(Action::PublishMember { lease: lease.id, record: self.record_with(true) })
+    }
+
     /// Our record. It says primary only when the lock is ours and `/history` has our timeline (S7).
     pub(crate) fn record(&self) -> MemberRecord {
+        self.record_with(false)
+    }
+
+    fn record_with(&self, in_history: bool) -> MemberRecord {
         let local = &self.policy.local;
         let mut record = MemberRecord {
             conn_url: local.conn_url.clone(),
@@ -267,7 +259,8 @@ impl<'o> Context<'o> {
             Role::Primary(primary) => {
                 record.xlog_location = Some(primary.written);
                 let ours = matches!(self.holding, Holding::Mine { .. } | Holding::Unadopted(_));
-                let announced = running.timeline.0 <= 1 || self.history().current() >= running.timeline;
+                let announced =
+                    in_history || running.timeline.0 <= 1 || self.history().current() >= running.timeline;
                 if (ours && announced) || self.policy.paused {
                     record.role = MemberRole::Primary;
                     record.checkpoint_after_promote = primary.checkpointed;

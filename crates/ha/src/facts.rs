@@ -131,18 +131,19 @@ pub struct Initialised {
     pub state: ControlState,
     /// Timeline of the latest checkpoint. A running standby may already replay a later one.
     pub timeline: TimelineId,
-    /// Where the latest checkpoint record starts; of a cleanly stopped instance, its shutdown checkpoint.
-    pub checkpoint: Lsn,
+    /// Where replay would begin: the redo point of the latest checkpoint.
+    pub redo: Lsn,
     /// Where the WAL ends, as far as it can be told without starting: the end of the shutdown checkpoint of a clean
     /// primary, the minimum recovery point of a standby, None after a crash of a primary.
     pub wal_end: Option<Lsn>,
     /// `standby.signal` is there: a start will not be read-write.
     pub standby_signal: bool,
     /// Quorate's marker beside the control file: this instance was started or promoted as primary on this timeline,
-    /// and has not been rewound, found in line with, or replaced by a clone of another primary since. Written before
-    /// [`crate::Action::Promote`] and [`crate::Action::StartAsPrimary`] take effect, removed by a successful
-    /// [`crate::Action::Rewind`] or [`crate::Action::Clone`]. If the marker file is missing, a control file that
-    /// speaks of a primary without `standby.signal` counts as the marker.
+    /// and has not been rewound to or replaced by a clone of another primary since. Of several timelines that were never
+    /// announced it names the first (module `timeline`). Written before [`crate::Action::Promote`] and
+    /// [`crate::Action::StartAsPrimary`] take effect, removed by a successful [`crate::Action::Rewind`] or
+    /// [`crate::Action::Clone`]. If the marker file is missing, a control file that speaks of a primary without
+    /// `standby.signal` counts as the marker.
     pub was_primary_on: Option<TimelineId>,
     /// Quorate's marker that a rewind began and did not end: the directory is good for nothing but a clone (S8).
     pub rewind_unfinished: bool,
@@ -245,11 +246,11 @@ pub struct PrimaryFacts {
     pub synchronous_standby_names: String,
     /// The result of the last [`crate::Action::ConfirmSyncEffective`] that succeeded in this incarnation.
     pub sync_effective: Option<SyncEffective>,
-    /// The parent timeline's end, for `/history`: None on timeline 1.
-    pub forked: Option<Fork>,
+    /// Where its timeline and those before left their parents, oldest first, for `/history`: empty on timeline 1.
+    pub forked: Vec<Fork>,
 }
 
-/// Where a timeline left its parent (the last line of its `.history` file).
+/// Where a timeline left its parent (one line of a `.history` file).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fork {
     /// The parent.

@@ -22,6 +22,8 @@ pub struct Observation {
     pub store: StoreFacts,
     /// Last known records of every member this node has ever seen, by name, whether or not their keys still exist.
     pub remembered: BTreeMap<String, MemberRecord>,
+    /// Of those whose keys are gone now: when this node first saw them gone.
+    pub missing: BTreeMap<String, Moment>,
     /// Our member lease, if we have one.
     pub member_lease: Option<LeaseFacts>,
     /// Our primary lease, if we have one. Kept (and not renewed) after a fence, forgotten when it is released,
@@ -49,8 +51,8 @@ pub struct LeaseFacts {
 pub struct VoterFacts {
     /// The store's leader is this node.
     pub leads_here: bool,
-    /// Another voter is connected and caught up enough to lead.
-    pub other_healthy: bool,
+    /// The other voters of the store, by member name.
+    pub others: BTreeSet<String>,
     /// For how long the store's leader has heard nothing from a voter, by member name; the leader itself and voters that
     /// it has just heard are not listed. A new leader counts from its election.
     pub silent: BTreeMap<String, Duration>,

@@ -90,14 +90,17 @@ pub(crate) fn starting(context: &Context<'_>, since: Moment, as_standby: bool) -
     }
 }
 
-/// PostgreSQL stops, and not by an operation of this agent.
+/// PostgreSQL stops, and not by an operation of this agent; or its postmaster is gone and the last backends are about to notice.
 pub(crate) fn stopping(context: &Context<'_>) -> Decision {
     if let Holding::Mine { .. } = context.holding
         && context.fence_at().is_some_and(|at| context.now >= at)
     {
         return context.fence("demoting self because the lease could not be renewed in time");
     }
-    context.tick(Vec::new(), "PostgreSQL is being stopped by somebody else").within(SOON * 4)
+    let Process::Stopping { since } = context.o.instance.process else { unreachable!("asked for no other") };
+    // Backends whose postmaster was killed end within milliseconds, a shutdown checkpoint may take minutes.
+    let again = if context.now.since(since) < SOON * 20 { SOON } else { SOON * 4 };
+    context.tick(Vec::new(), "PostgreSQL is being stopped by somebody else").within(again)
 }
 
 /// A postmaster that answers nothing. It may still acknowledge commits on connections that it has.

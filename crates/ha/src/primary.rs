@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::action::{Action, Decision, KeyGuard, LockGuard};
+use crate::action::{Action, Decision, KeyGuard, LockGuard, StopMode};
 use crate::bootstrap;
 use crate::cluster::{HistoryLine, Status, SyncEntry};
 use crate::context::{Context, Holding, SOON};
-use crate::facts::{Lsn, Position, PrimaryFacts, Running};
+use crate::facts::{Lsn, Position, PrimaryFacts, Running, TimelineId};
+use crate::placement;
 use crate::policy::SynchronousMode;
 use crate::slots;
 use crate::switchover;
@@ -64,15 +65,22 @@ fn holder(context: &Context<'_>, guard: LockGuard, running: &Running, primary: &
         // Standbys attach as soon as they read "primary", by their slots: one that is missing costs them PostgreSQL's retry
         // interval. A slot that cannot be made does not hold the announcement up for longer than this.
         let fresh = context.now.since(primary.since) < SLOTS_PATIENCE;
-        let mut actions: Vec<Action> = Vec::new();
-        if fresh {
-            actions.extend(slots::wanted(context, running));
-        }
-        actions.push(write);
-        return context.tick(actions, "promoted: writing the history of the cluster").within(Duration::ZERO);
+        let slots = if fresh { slots::wanted(context, running) } else { None };
+        let mut decision = context.tick(Vec::new(), "promoted: writing the history of the cluster");
+        decision.actions.retain(|action| !matches!(action, Action::PublishMember { .. }));
+        decision.actions.extend(slots);
+        decision.actions.push(write);
+        // A list ends at its first failure: nothing is announced that is not written.
+        decision.actions.extend(context.announce());
+        return decision.within(Duration::ZERO);
     }
     if let Some(decision) = switchover::requested(context, primary) {
         return decision;
+    }
+    if let Some(unfit) = context.policy.local.unfit.as_ref().filter(|unfit| unfit.step_down) {
+        // The lock is released when it is stopped (`rejoin`), which a node that is unfit does instead of starting again.
+        let stop = Action::Stop { mode: StopMode::Fast, checkpoint_first: false };
+        return context.tick(vec![stop], format!("stepping down: {}", unfit.why)).within(SOON);
     }
     let mut actions = restore(context);
     let mut reason = format!("no action. I am ({}), the leader with the lock", context.me);
@@ -119,33 +127,44 @@ fn holder(context: &Context<'_>, guard: LockGuard, running: &Running, primary: &
         soon = true;
     }
     actions.extend(status(context, guard, primary));
-    if context.o.voters.leads_here && context.o.voters.other_healthy {
-        actions.push(Action::MoveStoreLeadership);
-    }
+    actions.extend(placement::away(context));
     let decision = context.tick(actions, reason);
     if soon { decision.within(SOON * 2) } else { decision }
 }
 
-/// `/history` has a line for the timeline that ours left.
+/// `/history` has a line for the timeline that ours left, and for those before it: what was promoted and never announced, and
+/// the numbers that PostgreSQL skipped because it found a history file of that number (module `timeline`).
 fn history(
     context: &Context<'_>,
     guard: LockGuard,
     running: &Running,
     primary: &PrimaryFacts,
 ) -> Option<Action> {
-    let fork = primary.forked.as_ref()?;
-    if running.timeline <= context.history().current() && context.history().end_of(fork.parent).is_some() {
+    let known = context.history();
+    let last = primary.forked.last()?;
+    if running.timeline <= known.current() && known.end_of(last.parent).is_some() {
         return None;
     }
-    let mut document = context.history().clone();
-    document.0.retain(|line| line.timeline < fork.parent);
-    document.0.push(HistoryLine {
-        timeline: fork.parent,
-        ended_at: fork.at,
-        why: fork.why.clone(),
-        timestamp: Some(fork.timestamp.clone()),
-        new_leader: Some(context.me.to_owned()),
-    });
+    // Without a marker only the last promotion is known to be ours.
+    let mine = context.initialised().and_then(|data| data.was_primary_on).unwrap_or(running.timeline);
+    let mut document = known.clone();
+    let ends = primary.forked.iter().skip(1).map(|next| next.parent).chain([running.timeline]);
+    for (fork, end) in primary.forked.iter().zip(ends) {
+        for parent in fork.parent.0..end.0 {
+            let (timeline, next) = (TimelineId(parent), TimelineId(parent + 1));
+            if known.end_of(timeline).is_some() {
+                continue;
+            }
+            document.0.push(HistoryLine {
+                timeline,
+                ended_at: fork.at,
+                why: fork.why.clone(),
+                timestamp: Some(fork.timestamp.clone()),
+                new_leader: (next >= mine).then(|| context.me.to_owned()),
+            });
+        }
+    }
+    document.0.sort_by_key(|line| line.timeline);
     Some(Action::WriteHistory { guard, history: KeyGuard::of(context.view.history.as_ref()), document })
 }
 

@@ -16,9 +16,11 @@
 use crate::action::{Action, Decision};
 use crate::bootstrap;
 use crate::context::{Context, Holding, SOON};
-use crate::facts::{ControlState, Initialised, OperationKind};
+use crate::facts::{Initialised, OperationKind};
+use crate::recovery::{self, Verdict};
 use crate::switchover;
 use crate::sync;
+use crate::timeline;
 
 /// Between two tries to start.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -65,24 +67,23 @@ fn holder(context: &Context<'_>, data: &Initialised) -> Decision {
             .tick(Vec::new(), "renewing the leader lock before PostgreSQL is started")
             .within(SOON);
     }
-    let superseded = context.history().current() > context.timeline_of(data) || context.usurped().is_some();
+    let superseded =
+        context.history().current() > timeline::of(context, data) || timeline::usurped(context).is_some();
     if data.standby_signal || !data.state.of_a_primary() || superseded {
         // Fenced, or never a primary: never read-write again without a promotion (S12).
         let start = Action::StartAsStandby { upstream: None, slot: None };
         return context.tick(vec![start], "starting as a standby, I hold the leader lock").within(SOON * 2);
     }
+    if let Some(unfit) = &context.policy.local.unfit {
+        return hand_over(context, &unfit.why);
+    }
+    let reason = match recovery::judge(context, data) {
+        Verdict::InPlace(reason) => reason,
+        Verdict::HandOver(why) => return hand_over(context, &why),
+    };
     let names =
         context.sync().and_then(|document| document.entries.last()).map(sync::names).unwrap_or_default();
     let start = Action::StartAsPrimary { guard, names };
-    let reason = match data.state {
-        ControlState::ShutDown => "starting as leader: PostgreSQL was stopped while I hold the lock",
-        ControlState::StartingUp
-        | ControlState::ShutDownInRecovery
-        | ControlState::ShuttingDown
-        | ControlState::InCrashRecovery
-        | ControlState::InArchiveRecovery
-        | ControlState::InProduction => "doing crash recovery in place, I am the leader with the lock",
-    };
     context.tick(vec![start], reason).within(SOON * 2)
 }
 
@@ -94,8 +95,8 @@ fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
     if context.failed(OperationKind::Rewind).is_some() || context.failed(OperationKind::Clone).is_some() {
         return bootstrap::clone(context, "the rewind failed");
     }
-    if let Some(timeline) = context.usurped() {
-        return bootstrap::clone(context, &format!("timeline {timeline} has two histories"));
+    if let Some(why) = timeline::forsaken(context) {
+        return bootstrap::clone(context, &why);
     }
     let current = context.history().current();
     if let Some(timeline) = data.was_primary_on {
@@ -104,12 +105,6 @@ fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
                 context,
                 "starting as a secondary: I have followed the current timeline since I was primary",
             );
-        }
-        // The holder has announced the current timeline, and mine of that number or beyond was never announced.
-        let theirs = context.history().leader_of(current).is_some_and(|leader| leader != context.me);
-        if timeline > current && theirs && context.announced().is_some() {
-            let why = format!("I was primary on timeline {timeline}, which was never announced");
-            return bootstrap::clone(context, &why);
         }
         if timeline >= current {
             let reason = "waiting for the leader to be promoted: I was primary on the current timeline";
@@ -126,10 +121,10 @@ fn alone(context: &Context<'_>, data: &Initialised) -> Decision {
     if data.rewind_unfinished {
         return context.idle(Vec::new(), "waiting for a leader to clone from: an unfinished rewind");
     }
-    if context.usurped().is_some() {
+    if timeline::usurped(context).is_some() {
         return context.idle(Vec::new(), "waiting for a leader to clone from: my timeline has two histories");
     }
-    let behind = context.history().current() > context.timeline_of(data);
+    let behind = context.history().current() > timeline::of(context, data);
     if behind && data.was_primary_on.is_some() {
         return context
             .idle(Vec::new(), "waiting for a leader to rewind from: I was primary on an old timeline");

@@ -1,4 +1,8 @@
 //! Physical slots: one on the primary for every other member, named as Patroni names them.
+//!
+//! A slot keeps the WAL that its member still needs, for as long as it exists. So it has to go some time after its member has: after
+//! Patroni's `member_slots_ttl`, counted by this agent from when it missed the member's key. A slot is known as a member's by
+//! its name; one of a member that this agent has never seen (it left before the agent was started) is left for the operator.
 
 use std::collections::BTreeSet;
 
@@ -17,34 +21,57 @@ pub fn name(member: &str) -> String {
         match c {
             'a'..='z' | '0'..='9' | '_' => slot.push(c),
             '-' | '.' => slot.push('_'),
-            other => slot.push_str(&format!("u{:04}", other as u32)),
+            other => slot.push_str(&format!("u{:04}", u32::from(other))),
         }
     }
     slot.truncate(LONGEST);
     slot
 }
 
-/// Slots for every member that is or was lately here. None is dropped in this version but our own name's: a slot that is left
-/// from the time when we followed somebody else holds WAL back forever.
+/// On the primary: a slot for every member that is here, and none for those that left `member_slots_ttl` ago. Our own name's is from
+/// the time when we followed somebody else and would hold WAL back forever.
 pub(crate) fn wanted(context: &Context<'_>, running: &Running) -> Option<Action> {
     if !context.policy.use_slots {
         return None;
     }
-    let mine = name(context.me);
     let have: BTreeSet<&str> = running.slots.iter().map(|slot| slot.name.as_str()).collect();
-    let create: BTreeSet<String> = context
-        .view
-        .members
-        .keys()
-        .filter(|member| *member != context.me)
-        .map(|member| name(member))
-        .filter(|slot| !have.contains(slot.as_str()))
-        .collect();
-    let drop: BTreeSet<String> = running
-        .slots
+    let members =
+        || context.view.members.keys().filter(|member| *member != context.me).map(|member| name(member));
+    let create: BTreeSet<String> = members().filter(|slot| !have.contains(slot.as_str())).collect();
+    let kept: BTreeSet<String> = members().collect();
+    let left = context
+        .o
+        .missing
         .iter()
-        .filter(|slot| slot.physical && !slot.active && slot.name == mine)
-        .map(|slot| slot.name.clone())
-        .collect();
+        .filter(|(_, since)| context.now.since(**since) >= context.policy.member_slots_ttl);
+    let gone = left.map(|(member, _)| name(member)).chain([name(context.me)]);
+    let drop = idle(running, gone.filter(|slot| !kept.contains(slot)).collect());
     (!create.is_empty() || !drop.is_empty()).then_some(Action::SetSlots { create, drop })
+}
+
+/// On a standby: the slots from the time when we were primary. Nobody streams from here, nothing moves them, and each of them
+/// would keep WAL until the disk is full.
+pub(crate) fn left_over(context: &Context<'_>, running: &Running) -> Option<Action> {
+    let members = context.view.members.keys().chain(context.o.remembered.keys()).map(|member| name(member));
+    let drop = idle(running, members.collect());
+    (context.policy.use_slots && !drop.is_empty())
+        .then_some(Action::SetSlots { create: BTreeSet::new(), drop })
+}
+
+/// Those of `names` that are there, physical, and used by nobody.
+fn idle(running: &Running, names: BTreeSet<String>) -> BTreeSet<String> {
+    let idle = running.slots.iter().filter(|slot| slot.physical && !slot.active);
+    idle.map(|slot| slot.name.clone()).filter(|slot| names.contains(slot)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_names_become_slot_names_as_in_patroni() {
+        assert_eq!(name("Node-1.example"), "node_1_example");
+        assert_eq!(name("a b"), "au0032b");
+        assert_eq!(name(&"x".repeat(70)).len(), 63);
+    }
 }

@@ -7,7 +7,9 @@ use crate::cluster::Held;
 use crate::context::{Context, Holding, SOON};
 use crate::facts::{OperationKind, Receiver, Running, StandbyFacts};
 use crate::rejoin;
+use crate::slots;
 use crate::takeover;
+use crate::timeline;
 
 pub(crate) fn decide(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> Decision {
     match context.holding {
@@ -30,8 +32,8 @@ fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &Stand
     if context.failed(OperationKind::Rewind).is_some() || context.failed(OperationKind::Clone).is_some() {
         return bootstrap::clone(context, "the rewind failed");
     }
-    if let Some(timeline) = context.usurped() {
-        return bootstrap::clone(context, &format!("timeline {timeline} has two histories"));
+    if let Some(why) = timeline::forsaken(context) {
+        return bootstrap::clone(context, &why);
     }
     if context.diverged(running.timeline, standby.end()) {
         return rejoin::rewind(
@@ -54,6 +56,14 @@ fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &Stand
             let why = format!("/history does not say where timeline {} ended", running.timeline);
             return rejoin::rewind(context, &why);
         }
+        // PostgreSQL waits between two attempts to stream. As soon as the upstream says that it runs there is nothing to wait for.
+        let runs = context.primary().is_some_and(|(primary, _)| primary == upstream);
+        let again = (runs && standby.receiver == Receiver::Gone).then_some(Action::TryStreaming);
+        let actions = again.into_iter().chain(slots::left_over(context, running)).collect();
+        return context.idle(actions, reason);
+    }
+    if let Some(timeline) = timeline::unanswered(context) {
+        let reason = format!("waiting for a primary of timeline {timeline} or later: I was primary on it");
         return context.idle(Vec::new(), reason);
     }
     context.idle(vec![Action::Follow { upstream, slot: context.slot() }], reason)

@@ -1,14 +1,23 @@
 //! A planned change of the primary: checkpoint, stop, and only then let go of the lock.
 //!
+//! ```text
+//!   asked, no candidate ─► name the best one in /failover ─► checkpoint, fast stop ─► release the lock, with the end of all WAL
+//!                             writes go on                      sessions end             │ one transaction
+//!   the candidate:                                                                       └─► has that end ─► lock ─► promote
+//! ```
+//!
 //! PostgreSQL's fast stop ends the walsenders last, after every streaming standby has confirmed the shutdown checkpoint. The lock is
-//! released with that position in `/status`, and the candidate takes it only when it has all of it.
+//! released in one transaction with that position in `/status`. So a `/status` of the very revision at which the lock vanished is the
+//! end of everything that the released lock ever permitted to write, and a candidate that has it needs nobody else's position
+//! ([`heir`]): whatever was acknowledged, under whichever set, lies before it.
 
 use std::time::Duration;
 
 use crate::action::{Action, Decision, KeyGuard, StopMode};
+use crate::candidate;
 use crate::cluster::{FailoverRequest, MemberRole, MemberState, Status, Versioned};
 use crate::context::{Context, Holding, SOON};
-use crate::facts::{ControlState, Initialised, PrimaryFacts};
+use crate::facts::{ControlState, Initialised, Position, PrimaryFacts, Running, StandbyFacts};
 use crate::sync;
 
 /// A request that is due.
@@ -49,9 +58,30 @@ pub(crate) fn requested(context: &Context<'_>, primary: &PrimaryFacts) -> Option
     if !refusals.is_empty() {
         return Some(context.tick(clear(), format!("switchover refused: {}", refusals.join("; "))));
     }
+    let Some(to) = member else {
+        // Who takes over is settled while this node still writes: afterwards nobody waits for anybody's position.
+        let document = FailoverRequest { member: best(context, primary), ..request.value.clone() };
+        let reason =
+            format!("switchover: the candidate is {}", document.member.as_deref().unwrap_or_default());
+        let name = Action::NameCandidate { guard: KeyGuard::of(Some(request)), document };
+        return Some(context.tick(vec![name], reason).within(Duration::ZERO));
+    };
     let stop = Action::Stop { mode: StopMode::Fast, checkpoint_first: true };
-    let to = member.as_deref().unwrap_or("the best standby");
     Some(context.tick(vec![stop], format!("switchover to {to}: stopping PostgreSQL")).within(SOON))
+}
+
+/// The eligible member with the most WAL, then of the highest priority, then the first by name.
+fn best(context: &Context<'_>, primary: &PrimaryFacts) -> Option<String> {
+    let flushed = |name: &str| {
+        primary.replicas.iter().filter(|replica| replica.name == name).map(|replica| replica.flushed).max()
+    };
+    context
+        .others()
+        .filter(|(name, _)| eligible(context, primary, name).is_ok())
+        .max_by_key(|(name, record)| {
+            (flushed(name), record.tags.failover_priority(), std::cmp::Reverse(*name))
+        })
+        .map(|(name, _)| name.to_owned())
 }
 
 /// Could this member take over now without loss?
@@ -98,8 +128,28 @@ pub(crate) fn stopped(context: &Context<'_>, data: &Initialised) -> Option<Decis
         optime: end,
         slots: context.view.status.as_ref().map(|status| status.value.slots.clone()).unwrap_or_default(),
     });
-    Some(context.idle(
-        vec![Action::ReleaseLock { guard, status }],
-        "switchover: PostgreSQL is stopped, released the leader lock",
-    ))
+    // The lock before our own record: everybody waits for it.
+    let mut decision =
+        context.idle(Vec::new(), "switchover: PostgreSQL is stopped, released the leader lock");
+    decision.actions.insert(0, Action::ReleaseLock { guard, status });
+    Some(decision)
+}
+
+/// On a running standby while nobody holds the lock: Some if it was released to this node, and nothing is missing here.
+pub(crate) fn heir(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> Option<Decision> {
+    let Holding::Absent { since_revision, .. } = context.holding else { return None };
+    let released = context.view.status.as_ref().filter(|status| status.mod_revision == since_revision)?;
+    let named = due(context)?.value.member.as_deref() == Some(context.me);
+    let mine = Position { timeline: running.timeline, lsn: standby.end() };
+    // On another timeline the numbers say nothing.
+    let everything = mine.timeline == context.history().current() && mine.lsn >= released.value.optime;
+    if !named || !everything || candidate::refused(context, standby, mine) {
+        return None;
+    }
+    let acquire =
+        Action::AcquireLock { sync: KeyGuard::of(context.view.sync.as_ref()), ttl: context.policy.ttl };
+    let reason = "acquiring the leader lock as the requested candidate: everything that was written is here";
+    let mut decision = context.idle(Vec::new(), reason).within(Duration::ZERO);
+    decision.actions.insert(0, acquire);
+    Some(decision)
 }

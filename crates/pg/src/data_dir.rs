@@ -60,7 +60,7 @@ impl Paths<'_> {
     }
 
     /// The timeline of the marker, if it speaks of this system.
-    fn marked_primary(&self, system: SystemId) -> Option<TimelineId> {
+    pub(crate) fn marked_primary(&self, system: SystemId) -> Option<TimelineId> {
         let text = fs::read_to_string(self.primary_marker()).ok()?;
         let (of, timeline) = text.trim().split_once(' ')?;
         (of.parse() == Ok(system.0)).then_some(())?;
@@ -124,7 +124,7 @@ pub(crate) fn classify(config: &InstanceConfig) -> DataDirectory {
         system_identifier: control.system_identifier,
         state: control.state,
         timeline: control.timeline,
-        checkpoint: control.checkpoint,
+        redo: control.redo,
         wal_end: control.wal_end(),
         standby_signal,
         was_primary_on: paths.marked_primary(control.system_identifier).or(by_control),

@@ -164,13 +164,14 @@ impl Instance {
         process::start(self.config(), self.config().pg_ctl_timeout).await
     }
 
-    /// Marker, no `standby.signal`, `synchronous_standby_names` = `names` from the first moment on, start.
+    /// Marker (one that is there stays: the control file may still name the parent), no `standby.signal`,
+    /// `synchronous_standby_names` = `names` from the first moment on, start.
     ///
     /// # Errors
     /// As [`Instance::start_as_standby`].
     pub async fn start_as_primary(&self, names: &str) -> Result<(), Error> {
         let found = self.startable()?;
-        self.mark_primary(found.timeline)?;
+        self.mark_primary(found.was_primary_on.unwrap_or(found.timeline))?;
         standby::write_upstream(self.config(), None, None)?;
         sync_names::write(self.config(), names)?;
         crate::files::remove(&Paths(self.config()).standby_signal())?;
@@ -270,6 +271,19 @@ impl Instance {
     pub fn mark_primary(&self, timeline: TimelineId) -> Result<(), Error> {
         let found = data_dir::initialised(self.config())?;
         Ok(Paths(self.config()).mark_primary(found.system_identifier, timeline)?)
+    }
+
+    /// As [`Instance::mark_primary`], of an instance without a marker: one that is there names the first timeline that nobody knows of,
+    /// which may be an earlier one.
+    ///
+    /// # Errors
+    /// As [`Instance::mark_primary`].
+    pub fn mark_primary_if_unmarked(&self, timeline: TimelineId) -> Result<(), Error> {
+        let found = data_dir::initialised(self.config())?;
+        match Paths(self.config()).marked_primary(found.system_identifier) {
+            Some(_) => Ok(()),
+            None => self.mark_primary(timeline),
+        }
     }
 
     /// Asks a running server to read its files again; nothing running is no error.

@@ -14,7 +14,7 @@
 //! | `data_dir`, `files` | what lies on disk, and how it gets there durably |
 //! | `conf`, `hba`, [`standby`] | the configuration files; whom to stream from, and how to stop |
 //! | [`sync_names`] | a change of `synchronous_standby_names` that is provably in effect |
-//! | [`promote`], [`rewind`], [`clone`], `bootstrap`, [`slots`] | the operations |
+//! | [`promote`], [`rewind`], [`clone`], `bootstrap`, `slots` | the operations |
 //!
 //! Supported: PostgreSQL 13 to 17 on Linux.
 
@@ -27,6 +27,8 @@ pub mod control_file;
 mod data_dir;
 pub mod error;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod hba;
 pub mod hold;
 pub mod instance;
@@ -35,7 +37,7 @@ pub mod process;
 pub mod promote;
 pub mod rewind;
 mod session;
-pub mod slots;
+mod slots;
 pub mod standby;
 pub mod sync_names;
 
@@ -45,7 +47,7 @@ pub use error::{CommandError, ConfigError, Error, FileError, QueryError};
 pub use hold::Hold;
 pub use instance::Instance;
 pub use probe::PROBE_DEADLINE;
-pub use process::{FenceError, FenceReport, fence_now};
+pub use process::{FenceError, FenceReport, Fencer, Incomplete, fence_now};
 pub use promote::Promoted;
 pub use quorate_ha::StopMode;
 pub use rewind::Rewound;

@@ -292,19 +292,26 @@ fn slot(row: &[Option<String>]) -> Option<SlotFacts> {
 }
 
 /// Where `timeline` left its parent: the last line of its history file. None on timeline 1.
-pub(crate) fn forked(data_dir: &Path, timeline: TimelineId) -> Option<Fork> {
+pub(crate) fn forked(data_dir: &Path, timeline: TimelineId) -> Vec<Fork> {
     let path = data_dir.join(format!("pg_wal/{:08X}.history", timeline.0));
-    let text = fs::read_to_string(&path).ok()?;
-    let written = fs::metadata(&path).and_then(|found| found.modified()).ok()?;
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
-    let mut fields = line.splitn(3, '\t').map(str::trim);
-    let timestamp = jiff::Timestamp::try_from(written).ok()?;
-    Some(Fork {
-        parent: TimelineId(fields.next()?.parse().ok()?),
-        at: fields.next()?.parse().ok()?,
-        why: fields.next().unwrap_or_default().to_owned(),
-        timestamp: timestamp.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string(),
-    })
+    let (Ok(text), Ok(written)) =
+        (fs::read_to_string(&path), fs::metadata(&path).and_then(|it| it.modified()))
+    else {
+        return Vec::new();
+    };
+    let Ok(timestamp) = jiff::Timestamp::try_from(written) else { return Vec::new() };
+    let timestamp = timestamp.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let fork = |line: &str| {
+        let mut fields = line.splitn(3, '\t').map(str::trim);
+        Some(Fork {
+            parent: TimelineId(fields.next()?.parse().ok()?),
+            at: fields.next()?.parse().ok()?,
+            why: fields.next().unwrap_or_default().to_owned(),
+            timestamp: timestamp.clone(),
+        })
+    };
+    lines.filter_map(fork).collect()
 }
 
 /// The highest timeline among the WAL files that hold the byte before `end`.

@@ -1,15 +1,14 @@
 //! Promotion: a standby becomes a primary on a new timeline.
 //!
 //! The marker comes first: from the moment of `pg_promote` on this data directory may hold WAL that nobody else has, and a crash
-//! before the end must not let it pass for a standby. The checkpoint that others wait for before they rewind is a call of its own
+//! before the end must not let it pass for a standby. Which timeline it names is not for this module to say: the new number is
+//! PostgreSQL's choice, and of several that nobody ever heard of the first one counts. The checkpoint that others wait for before they rewind is a call of its own
 //! ([`Instance::checkpoint`]): it may take long, and writes are possible before.
 
 use std::time::Duration;
 
 use quorate_ha::facts::{Fork, TimelineId};
 
-use crate::control_file::ControlFile;
-use crate::data_dir::Paths;
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::probe::forked;
@@ -31,20 +30,16 @@ pub struct Promoted {
 }
 
 impl Instance {
-    /// Writes the marker, promotes, waits until the server is out of recovery. On a primary it only tells its timeline.
+    /// Writes `marker`, promotes, waits until the server is out of recovery. On a primary it only tells its timeline.
     ///
     /// # Errors
     /// [`Error::StillBusy`] after `pg_ctl_timeout`: the promotion goes on. Other errors: it may have happened, probe.
-    pub async fn promote(&self) -> Result<Promoted, Error> {
+    pub async fn promote(&self, marker: TimelineId) -> Result<Promoted, Error> {
         const WHAT: &str = "promote";
         let patience = self.config().pg_ctl_timeout;
         let session = Session::local(self.config(), LOOK).await?;
         if session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?.as_deref() == Some("t") {
-            let found = ControlFile::read(&self.config().data_dir)
-                .map_err(|error| self.wrong_directory(crate::data_dir::sentence(&error)))?;
-            // The exact number is known only afterwards; a number of this size is enough to know it is no standby.
-            let next = TimelineId(found.timeline.0.max(found.min_recovery_timeline.0) + 1);
-            Paths(self.config()).mark_primary(found.system_identifier, next)?;
+            self.mark_primary(marker)?;
             // false: an earlier request is still under way.
             session.query(WHAT, "SELECT pg_promote(false)", LOOK).await?;
         }
@@ -63,7 +58,6 @@ impl Instance {
             .await?
             .unwrap_or_default();
         let timeline = TimelineId(u32::from_str_radix(&name, 16).map_err(|_| nonsense(WHAT, name))?);
-        self.mark_primary(timeline)?;
-        Ok(Promoted { timeline, fork: forked(&self.config().data_dir, timeline) })
+        Ok(Promoted { timeline, fork: forked(&self.config().data_dir, timeline).pop() })
     }
 }

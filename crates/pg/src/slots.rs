@@ -1,4 +1,4 @@
-//! Physical replication slots: one per member, named as Patroni names them, so that a cluster can change hands.
+//! Physical replication slots: made and dropped by name. Whose they are, and how they are named, is for `ha::slots` to say.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,26 +7,8 @@ use crate::error::Error;
 use crate::instance::Instance;
 use crate::session::{Session, literal};
 
-/// Longest slot name (`NAMEDATALEN` - 1).
-const MAX_BYTES: usize = 63;
 /// For all changes together; creating a slot syncs a file.
 const DEADLINE: Duration = Duration::from_secs(5);
-
-/// The slot of a member: lower case; `-` and `.` become `_`; any other character that a slot cannot have becomes `u` and its
-/// code point in four decimal digits; cut to 63 bytes.
-#[must_use]
-pub fn slot_name(member: &str) -> String {
-    let mut name = String::new();
-    for letter in member.to_lowercase().chars() {
-        match letter {
-            'a'..='z' | '0'..='9' | '_' => name.push(letter),
-            '-' | '.' => name.push('_'),
-            other => name.push_str(&format!("u{:04}", u32::from(other))),
-        }
-    }
-    name.truncate(MAX_BYTES);
-    name
-}
 
 impl Instance {
     /// Creates the physical slots that are missing and drops the inactive physical ones in `drop`. A slot that is in use, or
@@ -57,17 +39,5 @@ impl Instance {
             session.query("drop a replication slot", &sql, DEADLINE).await?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn member_names_become_slot_names_as_in_patroni() {
-        assert_eq!(slot_name("Node-1.example"), "node_1_example");
-        assert_eq!(slot_name("a b"), "au0032b");
-        assert_eq!(slot_name(&"x".repeat(70)).len(), 63);
     }
 }

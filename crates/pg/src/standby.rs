@@ -102,6 +102,21 @@ impl Instance {
         Ok(())
     }
 
+    /// Ends the startup process' wait between two attempts to stream. SIGHUP wakes it, and sent to it alone it leaves no line in the
+    /// log of the server.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn try_streaming(&self, deadline: Duration) -> Result<(), Error> {
+        const WHAT: &str = "find the startup process";
+        let session = Session::local(self.config(), deadline).await?;
+        let startup = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'";
+        if let Some(pid) = session.value(WHAT, startup, deadline).await?.and_then(|pid| pid.parse().ok()) {
+            process::signal_member(&self.config().data_dir, pid, Signal::HUP)?;
+        }
+        Ok(())
+    }
+
     /// Clears the upstream on disk, reloads, and returns when no WAL receiver is left and none can come back (see the
     /// essay of this module). A stopped instance needs the file only.
     ///

@@ -1,7 +1,7 @@
 //! A decision as an operator reads it: the reason, then one line per action.
 
 use quorate_ha::cluster::{MemberRecord, SyncDocument};
-use quorate_ha::{Action, Decision, Upstream};
+use quorate_ha::{Action, Decision, Record, Upstream};
 
 pub(crate) fn decision(decision: &Decision) -> String {
     let mut text = String::new();
@@ -18,6 +18,14 @@ pub(crate) fn decision(decision: &Decision) -> String {
     text
 }
 
+/// Its kind, and what somebody would read.
+pub(crate) fn story(record: &Record) -> String {
+    let again = Record::parse(&record.to_json()).expect("what was written can be read");
+    assert_eq!(Record { at: record.at, ..again }, *record, "JSON keeps everything");
+    let lines: String = record.sentences().iter().map(|line| format!("  {line}\n")).collect();
+    format!("{}\n{lines}", record.kind)
+}
+
 pub(crate) fn sync(document: &SyncDocument) -> String {
     let entries: Vec<String> = document
         .entries
@@ -30,7 +38,7 @@ pub(crate) fn sync(document: &SyncDocument) -> String {
     format!("leader {}, {}", document.leader.as_deref().unwrap_or("-"), entries.join(" + "))
 }
 
-fn record(record: &MemberRecord) -> String {
+fn member(record: &MemberRecord) -> String {
     let mut text = format!("{} {}", record.role.as_str(), record.state.as_str());
     if let Some(timeline) = record.timeline {
         text.push_str(&format!(" timeline {timeline}"));
@@ -59,7 +67,7 @@ pub(crate) fn action(action: &Action) -> String {
     match action {
         Action::GrantMemberLease { ttl } => format!("grant member lease, ttl {ttl:?}"),
         Action::RenewMemberLease { .. } => "renew member lease".to_owned(),
-        Action::PublishMember { record: r, .. } => format!("publish {}", record(r)),
+        Action::PublishMember { record: r, .. } => format!("publish {}", member(r)),
         Action::AcquireLock { sync, .. } => {
             format!("ACQUIRE LOCK if there is none and /sync is {}", revision(sync))
         }
@@ -78,6 +86,7 @@ pub(crate) fn action(action: &Action) -> String {
         }
         Action::WriteHistory { document, .. } => format!("write /history {}", document.to_json()),
         Action::WriteStatus { status, .. } => format!("write /status {}", status.optime),
+        Action::NameCandidate { document, .. } => format!("write /failover {}", document.to_json()),
         Action::ClearFailoverRequest { .. } => "clear /failover".to_owned(),
         Action::Suspect { guard, document } => {
             format!("SUSPECT {} if /suspicion is {}", document.suspect, revision(guard))
@@ -90,11 +99,12 @@ pub(crate) fn action(action: &Action) -> String {
             revision(suspicion),
             revision(sync)
         ),
-        Action::MoveStoreLeadership => "move the store's leadership away".to_owned(),
+        Action::MoveStoreLeadership { to } => format!("move the store's leadership to {}", to.join(", or ")),
         Action::Fence => "FENCE".to_owned(),
         Action::Follow { upstream, slot } => {
             format!("follow {} (slot {})", upstream.name, slot.as_deref().unwrap_or("-"))
         }
+        Action::TryStreaming => "try to stream at once".to_owned(),
         Action::StopReceiver => "stop the WAL receiver".to_owned(),
         Action::SetSynchronousStandbyNames { names } => format!("set synchronous_standby_names '{names}'"),
         Action::ConfirmSyncEffective { names } => format!("confirm synchronous_standby_names '{names}'"),
@@ -110,7 +120,10 @@ pub(crate) fn action(action: &Action) -> String {
         Action::Rewind { from } => format!("REWIND from {}", from.name),
         Action::StartAsStandby { upstream: from, .. } => format!("START as standby of {}", upstream(from)),
         Action::StartAsPrimary { names, .. } => format!("START as primary under '{names}'"),
-        Action::Promote { from, .. } => format!("PROMOTE from timeline {from}"),
+        Action::Promote { from, marker, .. } => match marker.0 == from.0 + 1 {
+            true => format!("PROMOTE from timeline {from}"),
+            false => format!("PROMOTE from timeline {from}, still marked with {marker}"),
+        },
         Action::Stop { mode, checkpoint_first } => {
             format!("STOP {mode:?}{}", if *checkpoint_first { " after a checkpoint" } else { "" })
         }

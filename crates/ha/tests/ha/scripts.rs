@@ -25,6 +25,7 @@ pub(crate) fn policy(name: &str, config: &serde_json::Value) -> Policy {
         margin: Duration::from_millis(500),
         bootstrap_config: json!({"ttl": 5}),
         version: "0.1.0".to_owned(),
+        unfit: None,
     };
     Policy::resolve(local, Some(config))
 }
@@ -39,7 +40,7 @@ fn data(primary: bool) -> Initialised {
         system_identifier: SystemId(7_710_395_948_784_291_904),
         state: if primary { ControlState::InProduction } else { ControlState::InArchiveRecovery },
         timeline: TimelineId(1),
-        checkpoint: Lsn(0x4000),
+        redo: Lsn(0x4000),
         wal_end: None,
         standby_signal: !primary,
         was_primary_on: primary.then_some(TimelineId(1)),
@@ -75,7 +76,7 @@ fn primary(lsn: u64) -> Role {
         replicas: vec![replica("n2"), replica("n3")],
         synchronous_standby_names: String::new(),
         sync_effective: None,
-        forked: None,
+        forked: Vec::new(),
     })
 }
 
@@ -93,6 +94,9 @@ fn standby(lsn: u64, upstream: Option<&str>) -> Role {
 struct Script {
     o: Observation,
     config: serde_json::Value,
+    chronicle: Chronicle,
+    /// The store, while it does not answer.
+    away: Option<StoreFacts>,
 }
 
 impl Default for Script {
@@ -183,12 +187,16 @@ impl Script {
             operation: OperationFacts::Idle,
             store: StoreFacts::Available(view),
             remembered: members,
+            missing: BTreeMap::new(),
             member_lease: Some(LeaseFacts { id: LeaseId(5), valid_until: until(104) }),
             primary_lease: leads.then(|| LeaseFacts { id: LeaseId(7), valid_until: until(104) }),
             scheduled_in: None,
-            voters: VoterFacts { other_healthy: true, ..VoterFacts::default() },
+            voters: VoterFacts {
+                others: ["n1", "n2", "n3"].map(str::to_owned).into_iter().filter(|n| n != me).collect(),
+                ..VoterFacts::default()
+            },
         };
-        Script { o, config }
+        Script { o, config, chronicle: Chronicle::default(), away: None }
     }
 
     fn view(&mut self) -> Result<&mut ClusterView, Failed> {
@@ -238,7 +246,18 @@ impl Script {
                 let tags = words.1.iter().map(|(n, v)| ((*n).to_owned(), serde_json::from_str(v).unwrap()));
                 self.o.policy.local.tags = Tags(tags.collect());
             }
-            "store" => self.o.store = StoreFacts::Unavailable { since: words.at("since")?.unwrap_or(now) },
+            "unfit" => {
+                // As the agent publishes it.
+                self.o.policy.local.tags.0.insert("nofailover".to_owned(), json!(true));
+                let why = "there is no guard process: it has ended (signal: 9)".to_owned();
+                let step_down = words.0.contains(&"required");
+                self.o.policy.local.unfit = Some(Unfit { why, step_down });
+            }
+            "store" if words.has("back") => self.o.store = self.away.take().ok_or("it was not away")?,
+            "store" => {
+                self.away.get_or_insert(self.o.store.clone());
+                self.o.store = StoreFacts::Unavailable { since: words.at("since")?.unwrap_or(now) };
+            }
             "lock" => {
                 let revision = Revision(words.number("rev")?.unwrap_or(30));
                 let since = words.at("since")?.unwrap_or(now);
@@ -315,6 +334,7 @@ impl Script {
                     };
                     found.timeline = words.timeline()?;
                     found.wal_end = words.lsn("end")?;
+                    found.redo = words.lsn("redo")?.unwrap_or(found.redo);
                     found.standby_signal = words.has("standby.signal");
                     found.rewind_unfinished = words.has("half-rewound");
                     let was = words.number("was_primary_on")?;
@@ -345,12 +365,12 @@ impl Script {
                         facts.checkpointed = !words.has("nocheckpoint");
                         facts.since = words.at("since")?.unwrap_or(facts.since);
                         if let Some(at) = words.lsn("forked_at")? {
-                            facts.forked = Some(Fork {
+                            facts.forked = vec![Fork {
                                 parent: TimelineId(running.timeline.0 - 1),
                                 at,
                                 why: "no recovery target specified".to_owned(),
                                 timestamp: "2026-11-20T23:16:15+00:00".to_owned(),
-                            });
+                            }];
                         }
                     }
                     if let Role::Standby(facts) = &mut running.role {
@@ -372,6 +392,13 @@ impl Script {
                     });
                 }
             }
+            "forked" => {
+                let parent = TimelineId(words.first().parse()?);
+                let (at, why) =
+                    (words.lsn("at")?.unwrap_or_default(), "no recovery target specified".to_owned());
+                let timestamp = "2026-11-20T23:16:15+00:00".to_owned();
+                self.primary()?.forked.push(Fork { parent, at, why, timestamp });
+            }
             "names" => self.primary()?.synchronous_standby_names = words.first().to_owned(),
             "effective" => {
                 let at = words.lsn("at")?.unwrap_or_default();
@@ -383,9 +410,23 @@ impl Script {
                 history.value.0.retain(|l| l.timeline != TimelineId(line));
             }
             "not-streaming" => match &mut self.running()?.role {
+                Role::Standby(facts) if words.has("gone") => facts.receiver = Receiver::Gone,
                 Role::Standby(facts) => facts.receiver = Receiver::Waiting,
                 Role::Primary(_) => return Err("not a standby".into()),
             },
+            "missing" => {
+                let since = words.at("since")?.unwrap_or(now);
+                self.view()?.members.remove(words.first());
+                self.o.missing.insert(words.first().to_owned(), since);
+            }
+            "slot" => {
+                let (name, slots) = (words.first().to_owned(), &mut self.running()?.slots);
+                slots.retain(|slot| slot.name != name);
+                if !words.has("gone") {
+                    let (active, physical) = (!words.has("idle"), !words.has("logical"));
+                    slots.push(SlotFacts { name, active, physical });
+                }
+            }
             "noslots" => self.running()?.slots.clear(),
             "was_primary_on" => {
                 self.data()?.was_primary_on = Some(TimelineId(words.first().parse()?));
@@ -470,12 +511,18 @@ impl Script {
             }
             "status" => {
                 let optime = words.first().parse()?;
-                self.view()?.status = Some(key(Status { optime, ..Status::default() }, 29, None));
+                let revision = words.number("rev")?.unwrap_or(29);
+                self.view()?.status = Some(key(Status { optime, ..Status::default() }, revision, None));
             }
             "voters" => {
                 let voters = &mut self.o.voters;
                 voters.leads_here = words.has("leads");
-                voters.other_healthy = !words.has("alone");
+                if words.has("alone") {
+                    voters.others.clear();
+                }
+                if let Some(witness) = words.1.get("witness") {
+                    voters.others.insert((*witness).to_owned());
+                }
             }
             "silent" => {
                 let name = words.first().to_owned();
@@ -494,7 +541,7 @@ impl Script {
                 let document = Suspicion {
                     suspect: words.first().to_owned(),
                     lock: Revision(words.number("lock")?.unwrap_or(20)),
-                    by: "n3".to_owned(),
+                    by: words.1.get("by").copied().unwrap_or("n3").to_owned(),
                     why: "it is silent".to_owned(),
                     revoked: words.has("revoked"),
                 };
@@ -504,6 +551,24 @@ impl Script {
             }
             "noconfig" => self.view()?.config = None,
             "decide" => return Ok(crate::print::decision(&decide(&self.o))),
+            // A tick: decided, and performed unless it says "failed"; prints what is recorded.
+            "tick" => {
+                let decision = decide(&self.o);
+                let records = self.chronicle.note(&self.o, &decision, !words.has("failed"));
+                return Ok(records.iter().map(crate::print::story).collect());
+            }
+            "fenced" => {
+                let me = self.o.policy.name().to_owned();
+                let record = self.chronicle.fenced(now, &me, words.number("margin_ms")?);
+                return Ok(crate::print::story(&record));
+            }
+            "forecast" => {
+                let of = |name| Ok::<_, Failed>(usize::try_from(words.number(name)?.unwrap_or(3))?);
+                let voters = forecast::Voters { all: of("voters")?, heard: of("heard")?, with_primary: true };
+                let decision = decide(&self.o);
+                let forecast = forecast::forecast(&self.o, &decision.reason.sentence, Some(voters));
+                return Ok(forecast.sentences().iter().map(|line| format!("{line}\n")).collect());
+            }
             other => return Err(format!("unknown line {other}").into()),
         }
         Ok(String::new())
@@ -535,5 +600,5 @@ macro_rules! areas {
 
 mod area {
     use super::run_all;
-    areas!(primary standby race switchover sync quorum_loss bootstrap pause rejoin takeover);
+    areas!(primary standby race switchover sync quorum_loss bootstrap pause rejoin takeover record forecast);
 }

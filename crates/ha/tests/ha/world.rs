@@ -47,7 +47,8 @@ struct Data {
     state: ControlState,
     timeline: u32,
     wal: Vec<Record>,
-    fork: Option<Fork>,
+    /// Where it and its ancestors left their parents.
+    forks: Vec<Fork>,
     standby_signal: bool,
     was_primary_on: Option<u32>,
     half_rewound: bool,
@@ -404,14 +405,16 @@ impl World {
             if let Some(upstream) = self.streams(node)
                 && !self.rng.one_in(4)
             {
-                let (wal, timeline) = {
+                let (wal, timeline, mut forks) = {
                     let source = self.nodes[upstream].data.as_ref().unwrap();
-                    (source.wal.clone(), source.timeline)
+                    (source.wal.clone(), source.timeline, source.forks.clone())
                 };
                 let data = self.nodes[node].data.as_mut().unwrap();
                 let upto = wal.len().min(data.wal.len() + 1 + self.rng.below(3) as usize);
                 data.wal = wal[..upto].to_vec();
                 data.timeline = if upto == wal.len() { timeline } else { data.wal.last().map_or(1, |r| r.0) };
+                forks.retain(|fork| fork.parent.0 < data.timeline);
+                data.forks = forks;
             }
         }
         for node in 0..self.nodes.len() {
@@ -545,7 +548,7 @@ impl World {
                         replicas,
                         synchronous_standby_names: n.names.clone(),
                         sync_effective: n.effective.clone(),
-                        forked: data.fork.clone(),
+                        forked: data.forks.clone(),
                     }),
                     Server::Standby | Server::Stopped => Role::Standby(StandbyFacts {
                         received: end,
@@ -574,7 +577,7 @@ impl World {
                 system_identifier: SystemId(7_710_395_948_784_291_904),
                 state: data.state,
                 timeline: TimelineId(data.timeline),
-                checkpoint: Lsn(0),
+                redo: Lsn(0),
                 wal_end: (data.state == ControlState::ShutDown).then_some(Lsn(data.wal.len() as u64)),
                 standby_signal: data.standby_signal,
                 was_primary_on: data.was_primary_on.map(TimelineId),
@@ -590,6 +593,7 @@ impl World {
             operation: n.operation.clone(),
             store,
             remembered: n.remembered.clone(),
+            missing: BTreeMap::new(),
             member_lease: n.member_lease,
             primary_lease: n.primary_lease,
             scheduled_in: None,
@@ -598,7 +602,7 @@ impl World {
     }
 
     fn voters(&self, node: usize) -> VoterFacts {
-        let mut voters = VoterFacts { other_healthy: true, ..VoterFacts::default() };
+        let mut voters = VoterFacts::default();
         if self.store(node) {
             for (other, n) in self.nodes.iter().enumerate().filter(|(other, _)| *other != node) {
                 let silent = self.now.saturating_sub(n.heard);
@@ -738,12 +742,13 @@ impl World {
         let talks = match &action {
             Action::Fence
             | Action::Follow { .. }
+            | Action::TryStreaming
             | Action::StopReceiver
             | Action::SetSynchronousStandbyNames { .. }
             | Action::ConfirmSyncEffective { .. }
             | Action::SetSlots { .. }
             | Action::Checkpoint
-            | Action::MoveStoreLeadership
+            | Action::MoveStoreLeadership { .. }
             | Action::Bootstrap
             | Action::Clone { .. }
             | Action::Rewind { .. }
@@ -763,6 +768,7 @@ impl World {
             | Action::WriteSync { .. }
             | Action::WriteHistory { .. }
             | Action::WriteStatus { .. }
+            | Action::NameCandidate { .. }
             | Action::ClearFailoverRequest { .. }
             | Action::Suspect { .. }
             | Action::ClearSuspicion { .. }
@@ -850,9 +856,10 @@ impl World {
                 if !held {
                     return Err("compare failed");
                 }
+                // One transaction: one revision.
+                self.delete_lock();
                 if let Some(status) = status {
-                    let revision = self.changed();
-                    self.view.status = Some(key(status, revision, None));
+                    self.view.status = Some(key(status, self.revision, None));
                 }
                 self.revoke(guard.lease().0);
             }
@@ -924,6 +931,13 @@ impl World {
                 self.revision += 1;
                 self.view.status = Some(key(status, self.revision, None));
             }
+            Action::NameCandidate { guard, document } => {
+                if KeyGuard::of(self.view.failover.as_ref()) != guard {
+                    return Err("compare failed");
+                }
+                let revision = self.changed();
+                self.view.failover = Some(key(document, revision, None));
+            }
             Action::ClearFailoverRequest { guard } => {
                 if KeyGuard::of(self.view.failover.as_ref()) != guard {
                     return Err("compare failed");
@@ -961,7 +975,10 @@ impl World {
                 self.view.suspicion = Some(Suspected { key: key(document, self.revision, None), since });
                 self.leases.remove(&lock.lease.0);
             }
-            Action::MoveStoreLeadership | Action::SetSlots { .. } | Action::Checkpoint => {}
+            Action::MoveStoreLeadership { .. }
+            | Action::SetSlots { .. }
+            | Action::Checkpoint
+            | Action::TryStreaming => {}
             Action::Fence => self.fence(node),
             Action::Follow { upstream, .. } => {
                 self.nodes[node].ghost = None;
@@ -996,7 +1013,7 @@ impl World {
                 self.arm(node);
                 self.begin(node, action, 1000)?;
             }
-            Action::Promote { ref guard, .. } => {
+            Action::Promote { ref guard, marker, .. } => {
                 if !self.guarded(guard) {
                     return Err("compare failed");
                 }
@@ -1006,7 +1023,7 @@ impl World {
                 let current = self.view.history.as_ref().map_or(1, |key| key.value.current().0);
                 let data = self.nodes[node].data.as_mut().unwrap();
                 let behind = data.timeline < current;
-                data.was_primary_on = Some(data.timeline + 1);
+                data.was_primary_on = Some(marker.0);
                 if behind {
                     self.fail(&format!("S7: {} is promoted from a timeline behind {current}", NAMES[node]));
                 }
@@ -1063,7 +1080,7 @@ impl World {
                     state: ControlState::InProduction,
                     timeline: 1,
                     wal: vec![(1, record)],
-                    fork: None,
+                    forks: Vec::new(),
                     standby_signal: false,
                     was_primary_on: Some(1),
                     half_rewound: false,
@@ -1080,24 +1097,22 @@ impl World {
                 let theirs = self.nodes[source].data.clone().unwrap();
                 if let Action::Rewind { .. } = action {
                     let data = self.nodes[node].data.as_mut().unwrap();
-                    // Blind to two histories of one timeline.
+                    // By numbers and fork points: blind to two histories of one timeline.
                     if data.timeline != theirs.timeline {
-                        let common = data.wal.iter().zip(&theirs.wal).take_while(|(a, b)| a == b).count();
-                        data.wal.truncate(common);
+                        data.wal.truncate(common(data, &theirs));
                         data.timeline = theirs.timeline;
+                        data.forks.clone_from(&theirs.forks);
                     }
                     data.half_rewound = false;
                     data.was_primary_on = None;
                     data.standby_signal = true;
                     data.state = ControlState::InArchiveRecovery;
-                    data.fork = None;
                 } else {
                     self.nodes[node].data = Some(Data {
                         state: ControlState::InArchiveRecovery,
                         standby_signal: true,
                         was_primary_on: None,
                         half_rewound: false,
-                        fork: None,
                         ..theirs
                     });
                 }
@@ -1115,7 +1130,7 @@ impl World {
             }
             Action::StartAsPrimary { guard, names } => {
                 let data = self.nodes[node].data.as_mut().unwrap();
-                data.was_primary_on = Some(data.timeline);
+                data.was_primary_on.get_or_insert(data.timeline);
                 data.standby_signal = false;
                 data.state = ControlState::InProduction;
                 self.nodes[node].names = names.clone();
@@ -1131,7 +1146,7 @@ impl World {
                 self.next_record += 1;
                 let checkpoint_at = now + self.rng.below(500);
                 let data = self.nodes[node].data.as_mut().unwrap();
-                data.fork = Some(Fork {
+                data.forks.push(Fork {
                     parent: TimelineId(data.timeline),
                     at: Lsn(data.wal.len() as u64),
                     why: "no recovery target specified".to_owned(),
@@ -1313,6 +1328,26 @@ fn matters(action: &Action) -> bool {
     )
 }
 
+/// The position from which `pg_rewind` copies: the end of the last timeline that both came along, by number and beginning.
+fn common(mine: &Data, theirs: &Data) -> usize {
+    let path = |data: &Data| {
+        let ends = data.forks.iter().map(|fork| (fork.parent.0, fork.at.0 as usize));
+        ends.chain([(data.timeline, data.wal.len())]).collect::<Vec<_>>()
+    };
+    let (mine, theirs) = (path(mine), path(theirs));
+    let mut end = 0;
+    for ((a, a_end), (b, b_end)) in mine.into_iter().zip(theirs) {
+        if a != b {
+            break;
+        }
+        end = a_end.min(b_end);
+        if a_end != b_end {
+            break;
+        }
+    }
+    end
+}
+
 fn endpoint(node: usize) -> Endpoint {
     Endpoint { host: NAMES[node].to_owned(), port: 5432 }
 }
@@ -1369,7 +1404,7 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
     let enough = |happened: u32, one_in: u64| u64::from(happened) * one_in >= schedules;
     assert!(
         enough(all.promotions, 1)
-            && enough(all.suspicions, 2)
+            && enough(all.suspicions, 3)
             && enough(all.cleared, 20)
             && enough(all.revoked, 3),
         "{all:?} in {schedules} schedules"

@@ -24,7 +24,7 @@ async fn an_instance_is_made_probed_adopted_and_stopped() {
     let first = running(&instance).await;
     assert_eq!(first.timeline, TimelineId(1));
     let primary = as_primary(&instance).await;
-    assert!(primary.written > Lsn(0) && primary.checkpointed && primary.forked.is_none());
+    assert!(primary.written > Lsn(0) && primary.checkpointed && primary.forked.is_empty());
     assert_eq!(primary.synchronous_standby_names, "");
     assert_eq!(value(&instance, "SHOW cluster_name").await, "lab");
     assert_eq!(value(&instance, "SHOW wal_log_hints").await, "on");

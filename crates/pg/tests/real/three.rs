@@ -82,7 +82,7 @@ async fn clone_stream_promote_rewind() {
     run(&old, "INSERT INTO t SELECT n FROM generate_series(5001, 6000) n").await;
     new.set_sync_names("", DEADLINE).await.unwrap();
     let task = new.clone();
-    let promoted = tokio::spawn(async move { task.promote().await }).await.unwrap().unwrap();
+    let promoted = tokio::spawn(async move { task.promote(TimelineId(2)).await }).await.unwrap().unwrap();
     assert_eq!(promoted.timeline, TimelineId(2));
     let fork = promoted.fork.expect("a history file");
     assert_eq!(fork.parent, TimelineId(1));
@@ -91,7 +91,9 @@ async fn clone_stream_promote_rewind() {
     new.checkpoint(DEADLINE).await.unwrap();
     let facts = as_primary(&new).await;
     assert!(facts.checkpointed);
-    assert_eq!(facts.forked, Some(fork));
+    assert_eq!(facts.forked, [fork]);
+    let DataDirectory::Initialised(on_disk) = new.data_directory() else { panic!() };
+    assert_eq!(on_disk.was_primary_on, Some(TimelineId(2)));
     run(&new, "INSERT INTO t SELECT n FROM generate_series(7001, 7100) n").await;
 
     // The old primary is fenced, with writes that nobody has; it is rewound and follows.
@@ -253,7 +255,7 @@ async fn a_change_of_the_sync_set_is_in_effect_or_an_error() {
     assert!(matches!(b.confirm_sync_effective(&only_a, DEADLINE).await, Err(Error::WrongState { .. })));
     b.set_sync_names(NOBODY, DEADLINE).await.unwrap();
     primary.fence(DEADLINE).await.unwrap();
-    b.promote().await.unwrap();
+    b.promote(TimelineId(2)).await.unwrap();
     assert_eq!(as_primary(&b).await.synchronous_standby_names, NOBODY);
     let writer = client(&b).await.unwrap();
     let write = writer.batch_execute("INSERT INTO t VALUES (6)");

@@ -32,6 +32,7 @@ enum Use {
 use Use::{Open, Read, Replaced, Unused};
 
 const STORE: &str = "accepted; the store embedded in every node takes its place (see dcs)";
+const DRIVER: &str = "there is one driver, the kernel's, ignored";
 const NOT_YET: &str = "not supported yet, ignored";
 const TLS: &str = "TLS is not supported yet, ignored";
 const THREADS: &str = "has no meaning here, ignored";
@@ -120,7 +121,7 @@ const KNOWN: &[(&str, Use)] = &[
     ("bootstrap.dcs.failsafe_mode", Unused(DYNAMIC_LATER)),
     ("bootstrap.dcs.check_timeline", Unused("the timeline is always checked; kept, without effect")),
     ("bootstrap.dcs.pause", Unused(DYNAMIC_LATER)),
-    ("bootstrap.dcs.member_slots_ttl", Unused(DYNAMIC_LATER)),
+    ("bootstrap.dcs.member_slots_ttl", Read),
     ("bootstrap.dcs.slots", Open),
     ("bootstrap.dcs.ignore_slots", Unused(DYNAMIC_LATER)),
     ("bootstrap.dcs.standby_cluster", Unused(DYNAMIC_LATER)),
@@ -195,7 +196,13 @@ const KNOWN: &[(&str, Use)] = &[
     ("log.loggers", Unused("use RUST_LOG, ignored")),
     ("log.static_fields", Unused(NOT_YET)),
     ("log.deduplicate_heartbeat_logs", Unused(THREADS)),
-    ("watchdog", Open),
+    ("guard", Read),
+    ("guard.mode", Read),
+    ("watchdog", Read),
+    ("watchdog.mode", Read),
+    ("watchdog.device", Read),
+    ("watchdog.safety_margin", Read),
+    ("watchdog.driver", Unused(DRIVER)),
     ("ctl", Read),
     ("ctl.authentication", Read),
     ("ctl.authentication.username", Read),
