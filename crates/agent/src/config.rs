@@ -5,11 +5,15 @@
 //! read once, by the node that wins the initialisation race, and never again (Patroni's `bootstrap.dcs`).
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_pg::BootstrapOptions;
 use serde_json::{Map, Value};
+
+use crate::guard;
+use crate::watchdog::WatchdogConfig;
 
 /// SIGKILL to a postmaster and a few hundred backends, measured in milliseconds, with room for a loaded machine.
 pub const STOP_BUDGET: Duration = Duration::from_millis(500);
@@ -41,8 +45,27 @@ pub struct AgentConfig {
     pub stop_budget: Duration,
     /// Kept free between the last possible write here and the first elsewhere. [`MARGIN`] by default.
     pub margin: Duration,
+    /// The guard process.
+    pub guard: GuardConfig,
+    /// The watchdog device, which the guard feeds.
+    pub watchdog: WatchdogConfig,
     /// Called by `POST /reload`, after which the caller may hand in new tags with [`crate::Agent::set_tags`].
     pub on_reload: Option<Hook>,
+}
+
+/// The guard process ([`crate::guard`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// Whether there is one, and what its loss means. [`guard::Mode::Automatic`] by default.
+    pub mode: guard::Mode,
+    /// The program whose verb `guard` it is. By default this very executable, also after another version took its place.
+    pub program: PathBuf,
+}
+
+impl Default for GuardConfig {
+    fn default() -> GuardConfig {
+        GuardConfig { mode: guard::Mode::default(), program: PathBuf::from("/proc/self/exe") }
+    }
 }
 
 /// The REST API's addresses and, if unsafe methods need it, the password.

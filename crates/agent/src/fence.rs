@@ -33,7 +33,8 @@
 //!
 //! # What is missing
 //!
-//! This thread dies with the process and stops with it (SIGKILL, SIGSTOP). Those two are the guard process's task.
+//! This thread dies with the process and stops with it (SIGKILL, SIGSTOP). Those two are the task of the layers below
+//! ([`crate::guard`], [`crate::watchdog`]), which are told of every deadline in the order in which it was set.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -48,6 +49,7 @@ use tokio::sync::watch;
 use quorate_node::clock::boottime;
 
 use crate::error::StartError;
+use crate::guard::Order;
 
 /// Between two attempts to kill a PostgreSQL that would not die. Short, because every attempt may be the one before the
 /// lease expires, and long enough not to fill the log.
@@ -61,6 +63,9 @@ pub type Kill = Box<dyn FnMut() -> Result<(), String> + Send>;
 
 /// What is done once after each fence, when PostgreSQL is gone: it makes sure that no start is read-write (S12).
 pub type Seal = Box<dyn FnMut() + Send>;
+
+/// Who else is told until when PostgreSQL may write: the layers below this thread ([`crate::guard`]). Must not wait.
+pub type Tell = Box<dyn Fn(Order) + Send + Sync>;
 
 /// What the fence is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +143,7 @@ struct Shared {
     timer: OwnedFd,
     inner: Mutex<Inner>,
     state: watch::Sender<State>,
+    tell: Tell,
 }
 
 struct Inner {
@@ -174,17 +180,18 @@ impl Shared {
 }
 
 impl Fence {
-    /// Starts the thread, disarmed.
+    /// Starts the thread, disarmed. `tell` hears of every deadline that this thread is armed with, and of every disarming.
     ///
     /// # Errors
     /// The system gives no timer or no thread.
-    pub fn start(lead: Duration, kill: Kill, seal: Seal) -> Result<Fence, StartError> {
+    pub fn start(lead: Duration, kill: Kill, seal: Seal, tell: Tell) -> Result<Fence, StartError> {
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)
             .map_err(|errno| StartError::System { what: "no timer for the fence", source: errno.into() })?;
         let shared = Arc::new(Shared {
             timer,
             inner: Mutex::new(Inner { valid_until: None, lead, requested: false, stopping: false }),
             state: watch::Sender::new(State::Disarmed),
+            tell,
         });
         let thread = std::thread::Builder::new()
             .name("fence".into())
@@ -207,7 +214,9 @@ impl Fence {
             return; // it has begun: it is finished
         }
         self.shared.become_state(State::Armed);
-        self.shared.set_timer(Some(until.saturating_sub(inner.lead)));
+        let deadline = until.saturating_sub(inner.lead);
+        self.shared.set_timer(Some(deadline));
+        (self.shared.tell)(Order::Armed { deadline, valid_until: until });
     }
 
     /// PostgreSQL is stopped or is a standby: nothing here can write. Without effect while a fence is under way.
@@ -219,6 +228,7 @@ impl Fence {
         inner.valid_until = None;
         self.shared.set_timer(None);
         self.shared.become_state(State::Disarmed);
+        (self.shared.tell)(Order::Disarmed);
     }
 
     /// Kills PostgreSQL now, by the fence's own path, and returns when it is gone. Cancelling the future does not stop it.
@@ -369,11 +379,29 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
+    fn nobody() -> Tell {
+        Box::new(|_| {})
+    }
+
+    #[test]
+    fn the_layers_below_hear_of_every_deadline() {
+        let (said, heard) = mpsc::channel();
+        let tell: Tell = Box::new(move |order| said.send(order).expect("somebody listens"));
+        let fence = Fence::start(Duration::from_secs(1), Box::new(|| Ok(())), Box::new(|| {}), tell).unwrap();
+        let until = boottime() + LONG;
+        let armed = Order::Armed { deadline: until - Duration::from_secs(1), valid_until: until };
+        fence.confirmed(until);
+        // An older confirmation that comes late moves nothing.
+        fence.confirmed(until - Duration::from_secs(1));
+        fence.disarm();
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [armed, armed, Order::Disarmed]);
+    }
+
     #[test]
     fn the_deadline_kills_before_the_lease_ends() {
         let (mut child, kill, seen) = victim();
         let lead = Duration::from_millis(400);
-        let fence = Fence::start(lead, kill, Box::new(|| {})).unwrap();
+        let fence = Fence::start(lead, kill, Box::new(|| {}), nobody()).unwrap();
         let until = boottime() + Duration::from_millis(700);
         fence.confirmed(until);
         assert!(fence.permits_writes(boottime()));
@@ -387,7 +415,7 @@ mod tests {
     #[test]
     fn confirmations_move_the_deadline_and_only_forward() {
         let (mut child, kill, seen) = victim();
-        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {})).unwrap();
+        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {}), nobody()).unwrap();
         let first = boottime() + Duration::from_millis(300);
         let second = first + Duration::from_millis(500);
         fence.confirmed(second);
@@ -401,7 +429,7 @@ mod tests {
     #[test]
     fn disarmed_nothing_happens() {
         let (mut child, kill, seen) = victim();
-        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {})).unwrap();
+        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {}), nobody()).unwrap();
         fence.confirmed(boottime() + Duration::from_millis(300));
         fence.disarm();
         assert!(seen.recv_timeout(Duration::from_millis(500)).is_err());
@@ -413,7 +441,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_takes_the_same_path_and_records_the_margin() {
         let (mut child, kill, _seen) = victim();
-        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {})).unwrap();
+        let fence = Fence::start(Duration::from_millis(100), kill, Box::new(|| {}), nobody()).unwrap();
         let until = boottime() + Duration::from_secs(5);
         fence.confirmed(until);
         let record = tokio::time::timeout(LONG, fence.request()).await.unwrap();
@@ -428,7 +456,7 @@ mod tests {
     async fn what_comes_back_after_a_fence_is_killed_until_the_loop_disarms() {
         let (kills, seen) = mpsc::channel();
         let kill: Kill = Box::new(move || kills.send(()).map_err(|error| error.to_string()));
-        let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {})).unwrap();
+        let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {}), nobody()).unwrap();
         tokio::time::timeout(LONG, fence.request()).await.unwrap();
         for _ in 0..3 {
             seen.recv_timeout(LONG).unwrap();
@@ -446,7 +474,7 @@ mod tests {
             attempts += 1;
             if attempts < 3 { Err(format!("attempt {attempts}")) } else { Ok(()) }
         });
-        let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {})).unwrap();
+        let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {}), nobody()).unwrap();
         let record = tokio::time::timeout(LONG, fence.request()).await.unwrap();
         assert!(record.done - record.begun >= RETRY * 2);
     }

@@ -6,6 +6,8 @@
 //!   execute    actions, in order                       operation the one long-running slot
 //!   watch      wakes the loop, dates the lock's end    exit      wakes the loop when the postmaster is gone
 //!   rest       health checks, status, admin            snapshot  a look in Patroni's words
+//!   guard      the process below the fence             watchdog  the device below the guard
+//!   chronicle  decision records on their way to the store
 //! ```
 //!
 //! What is absent: no decision (that is `ha`), no knowledge of how PostgreSQL is driven (that is `pg`), no keep-alive task:
@@ -13,11 +15,13 @@
 //! PostgreSQL to stop.
 
 mod agent;
+mod chronicle;
 pub mod config;
 pub mod error;
 mod execute;
 mod exit;
 pub mod fence;
+pub mod guard;
 pub mod metrics;
 mod observe;
 mod operation;
@@ -30,7 +34,8 @@ mod snapshot;
 mod suspicion;
 mod txn;
 mod watch;
+pub mod watchdog;
 
 pub use agent::Agent;
-pub use config::{AgentConfig, Credentials, Hook, RestConfig};
+pub use config::{AgentConfig, Credentials, GuardConfig, Hook, RestConfig};
 pub use error::StartError;

@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use quorate_ha::Record;
+use quorate_ha::record::{How, Kind, Phase};
 
 use crate::fence::Margin;
+use crate::guard::layers::State;
 use crate::rest::status::{PATRONI_VERSION, state_number};
 use crate::shared::Shared;
 
@@ -36,7 +39,34 @@ pub struct Metrics {
     renewal_us: AtomicU64,
     /// The last fence's margin.
     margin: Mutex<Option<Margin>>,
+    /// Decision records of this node by kind, in the order of [`KINDS`].
+    records: [AtomicU64; KINDS.len()],
+    /// Promotions of this node, by how the lock became free, in the order of [`How::ALL`].
+    failovers: [AtomicU64; How::ALL.len()],
+    /// The last promotion of this node.
+    failover: Mutex<Option<Failover>>,
 }
+
+/// What the last promotion took and cost.
+#[derive(Debug, Clone)]
+struct Failover {
+    phases: Vec<Phase>,
+    lost_bytes: Option<u64>,
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::Suspicion,
+    Kind::Withdrawal,
+    Kind::Promise,
+    Kind::Revocation,
+    Kind::Promotion,
+    Kind::Refusal,
+    Kind::Fence,
+    Kind::Release,
+    Kind::Hold,
+    Kind::Restart,
+    Kind::SyncSet,
+];
 
 impl Metrics {
     /// One more.
@@ -61,6 +91,20 @@ impl Metrics {
         Metrics::count(&self.fences);
         if margin.is_some() {
             *self.margin.lock() = margin;
+        }
+    }
+
+    /// A decision record was made here: the same that `quoratectl why` prints.
+    pub fn recorded(&self, record: &Record) {
+        if let Some(at) = KINDS.iter().position(|kind| *kind == record.kind) {
+            Metrics::count(&self.records[at]);
+        }
+        if let (Kind::Promotion, Some(how)) = (record.kind, record.how) {
+            if let Some(at) = How::ALL.iter().position(|known| *known == how) {
+                Metrics::count(&self.failovers[at]);
+            }
+            let (phases, lost_bytes) = (record.phases.clone(), record.lost_bytes);
+            *self.failover.lock() = Some(Failover { phases, lost_bytes });
         }
     }
 
@@ -196,6 +240,29 @@ impl Metrics {
             );
         }
         page.counter("quorate_fences_total", "Fences of the local PostgreSQL.", read(&own.fences));
+        let layers = shared.layers.status();
+        page.flag(
+            "quorate_guard_ready",
+            "Value is 1 if a guard process answers and the self-test of fencing passed.",
+            matches!(layers.guard, State::Ready { unfit: None, .. }),
+        );
+        page.counter(
+            "quorate_guard_replacements_total",
+            "Guard processes that had ended or did not answer.",
+            layers.replaced,
+        );
+        page.counter(
+            "quorate_guard_kills_total",
+            "Deadlines at which a guard process found PostgreSQL running and stopped it.",
+            layers.kills,
+        );
+        if let Some(margin) = layers.margin {
+            page.real(
+                "quorate_guard_margin_seconds",
+                "Between the end of PostgreSQL and the end of its lease at the guard's last kill; negative is an alarm.",
+                margin.as_secs_f64(),
+            );
+        }
         page.counter(
             "quorate_promotions_total",
             "Promotions of the local PostgreSQL.",
@@ -223,6 +290,45 @@ impl Metrics {
             Duration::from_micros(read(&own.tick_us)).as_secs_f64(),
         );
         page.counter("quorate_action_failures_total", "Actions that failed.", read(&own.action_failures));
+        let failovers = How::ALL.iter().zip(&own.failovers).map(|(how, count)| (how.as_str(), read(count)));
+        page.labelled(
+            "quorate_failovers_total",
+            "Promotions of this node, by how the lock became free.",
+            "counter",
+            "how",
+            failovers.map(|(how, count)| (how, count.to_string())),
+        );
+        let records = KINDS.iter().zip(&own.records).map(|(kind, count)| (kind.as_str(), read(count)));
+        page.labelled(
+            "quorate_decision_records_total",
+            "Decisions of this node that changed something (quoratectl why).",
+            "counter",
+            "kind",
+            records.map(|(kind, count)| (kind, count.to_string())),
+        );
+        page.counter(
+            "quorate_decision_records_dropped_total",
+            "Decision records that were lost because the store did not take them for too long.",
+            shared.desk.dropped(),
+        );
+        if let Some(last) = own.failover.lock().clone() {
+            page.labelled(
+                "quorate_last_failover_phase_seconds",
+                "Parts of the last promotion of this node.",
+                "gauge",
+                "phase",
+                last.phases
+                    .iter()
+                    .map(|phase| (phase.name.as_str(), Duration::from_millis(phase.ms).as_secs_f64().to_string())),
+            );
+            if let Some(lost) = last.lost_bytes {
+                page.gauge(
+                    "quorate_last_failover_lost_bytes",
+                    "Published by the former primary and not here at the last promotion of this node.",
+                    lost,
+                );
+            }
+        }
         if let (Some(last), "replica") = (cluster.last_lsn, instance.role.as_str()) {
             page.gauge(
                 "quorate_replay_lag_bytes",
@@ -263,6 +369,25 @@ impl Page<'_> {
             self.text,
             "# HELP {metric} {help}\n# TYPE {metric} {kind}\n{metric}{{scope=\"{scope}\",name=\"{name}\"}} {value}\n"
         );
+    }
+    /// One metric with a further label, a line per value.
+    fn labelled<'v>(
+        &mut self,
+        metric: &str,
+        help: &str,
+        kind: &str,
+        label: &str,
+        values: impl Iterator<Item = (&'v str, String)>,
+    ) {
+        let (scope, name) = (escape(self.scope), escape(self.name));
+        let _ = writeln!(self.text, "# HELP {metric} {help}\n# TYPE {metric} {kind}");
+        for (which, value) in values {
+            let _ = writeln!(
+                self.text,
+                "{metric}{{scope=\"{scope}\",name=\"{name}\",{label}=\"{}\"}} {value}",
+                escape(which)
+            );
+        }
     }
     fn gauge(&mut self, metric: &str, help: &str, value: u64) {
         self.text(metric, help, "gauge", &value.to_string());

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use quorate_ha::Observation;
 use quorate_node::Handle;
 use quorate_node::clock::boottime;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::chronicle::Desk;
 use crate::config::AgentConfig;
 use crate::fence::Fence;
+use crate::guard::Layers;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::rest::status::{Identity, Snapshot};
@@ -35,13 +38,18 @@ pub(crate) struct Shared {
     pub(crate) handle: Handle,
     pub(crate) registry: Registry,
     pub(crate) fence: Fence,
+    /// What is told of the fence's deadlines: the guard process, the watchdog device.
+    pub(crate) layers: Layers,
     pub(crate) metrics: Metrics,
     pub(crate) evidence: Evidence,
+    /// Decision records on their way to the store.
+    pub(crate) desk: Desk,
     /// Wakes the loop.
     pub(crate) wake: Arc<Notify>,
     pub(crate) requests: mpsc::Sender<Request>,
     tags: RwLock<Map<String, Value>>,
     snapshot: RwLock<Arc<Snapshot>>,
+    observed: RwLock<Option<Arc<Observation>>>,
     /// Until when the loop counts as alive, in milliseconds since boot.
     alive_until_ms: AtomicU64,
 }
@@ -52,6 +60,7 @@ impl Shared {
         handle: Handle,
         registry: Registry,
         fence: Fence,
+        layers: Layers,
         requests: mpsc::Sender<Request>,
     ) -> Shared {
         let tags = RwLock::new(config.tags.clone());
@@ -62,12 +71,15 @@ impl Shared {
             handle,
             registry,
             fence,
+            layers,
             metrics: Metrics::default(),
             evidence: Evidence::default(),
+            desk: Desk::default(),
             wake: Arc::new(Notify::new()),
             requests,
             tags,
             snapshot: RwLock::new(Arc::new(snapshot)),
+            observed: RwLock::new(None),
             alive_until_ms: AtomicU64::new(0),
         }
     }
@@ -95,6 +107,15 @@ impl Shared {
 
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         *self.snapshot.write() = Arc::new(snapshot);
+    }
+
+    /// What the last tick saw, for whoever asks what would happen.
+    pub(crate) fn observed(&self) -> Option<Arc<Observation>> {
+        self.observed.read().clone()
+    }
+
+    pub(crate) fn has_observed(&self, observation: Observation) {
+        *self.observed.write() = Some(Arc::new(observation));
     }
 
     /// May this node write now? From the clock, not from the loop.

@@ -36,6 +36,10 @@ pub(crate) fn empty(context: &Context<'_>) -> Decision {
     };
     match &context.view.initialize {
         None => {
+            if let Some(unfit) = &context.policy.local.unfit {
+                let reason = format!("not bootstrapping a new cluster: {}", unfit.why);
+                return context.idle(Vec::new(), reason);
+            }
             if let Some((at, why)) = context.failed(OperationKind::Bootstrap)
                 && context.now.since(at) < RETRY
             {

@@ -32,6 +32,9 @@
 //! *No reading of files* in the data directory, no `postmaster.pid`: its page may not be cached and its disk may hang. The
 //! kernel's own tables suffice. Process ids are held by pidfd between look and kill: a reused number is never hit.
 //!
+//! *Prepared.* [`Fencer`] has everything it needs before it is needed and allocates nothing when it kills: the guard process uses
+//! it, for whom no memory may be left.
+//!
 //! *What is missing.* A data directory that was renamed under a running server is not found by its path. A server that runs as
 //! another user than this (unprivileged) process cannot be seen: that is [`FenceError::NotPermitted`], not success.
 //!
@@ -42,6 +45,7 @@
 //!
 //! Sources: PostgreSQL `postmaster.c`, `pg_ctl.c`, `miscinit.c` (the lines of `postmaster.pid`); proc(5).
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::mem::MaybeUninit;
@@ -117,15 +121,15 @@ pub(crate) struct Member {
 }
 
 /// What is looked for.
-struct Target<'a> {
-    path: &'a Path,
+struct Target {
+    path: PathBuf,
     /// Device and inode; None: no such directory, only arguments can match.
     identity: Option<(u64, u64)>,
     proc: OwnedFd,
 }
 
-impl<'a> Target<'a> {
-    fn new(path: &'a Path) -> Result<Target<'a>, FenceError> {
+impl Target {
+    fn new(path: &Path) -> Result<Target, FenceError> {
         let unreadable = |path: &Path, source: rustix::io::Errno| FenceError::Unreadable {
             path: path.to_owned(),
             source: source.into(),
@@ -145,28 +149,27 @@ impl<'a> Target<'a> {
         let proc =
             rustix::fs::open("/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|source| unreadable(Path::new("/proc"), source))?;
-        Ok(Target { path, identity, proc })
+        Ok(Target { path: path.to_owned(), identity, proc })
     }
 
-    /// Lists the members into `found`.
-    fn scan(&self, found: &mut Vec<Member>) -> Result<(), FenceError> {
+    /// Lists the members into `found`, as many as it has room for: nothing is allocated here. Who does not fit is listed by
+    /// a later scan, when those before it are gone.
+    fn scan(&self, found: &mut Vec<Member>) -> Result<(), rustix::io::Errno> {
         found.clear();
-        let failed = |source: rustix::io::Errno| FenceError::Unreadable {
-            path: PathBuf::from("/proc"),
-            source: source.into(),
-        };
         // A fresh descriptor: the offset of the kept one is shared.
         let listing =
-            openat(&self.proc, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(failed)?;
+            openat(&self.proc, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 8192];
         let mut entries = RawDir::new(&listing, &mut buffer);
         while let Some(entry) = entries.next() {
-            let entry = entry.map_err(failed)?;
+            let entry = entry?;
             let name = entry.file_name().to_bytes();
             let pid = std::str::from_utf8(name).ok().and_then(|name| name.parse::<i32>().ok());
             if let Some(member) = pid.filter(|pid| *pid > 1).and_then(|pid| self.member(pid)) {
                 found.push(member);
+                if found.len() == found.capacity() {
+                    break;
+                }
             }
         }
         Ok(())
@@ -289,62 +292,160 @@ fn boottime() -> Duration {
 /// Stops PostgreSQL in `data_dir` by force. Returns when the last process is gone, or with an error when `budget` is used up
 /// (SIGKILL has been sent to all of them by then, however small the budget).
 ///
-/// Synchronous and for a plain thread: it needs no executor, reads no file of the data directory, and allocates one small list.
+/// Synchronous and for a plain thread: it needs no executor, reads no file of the data directory, and allocates one list.
 ///
 /// # Errors
 /// [`FenceError`]: call it again. Nothing running is no error.
 pub fn fence_now(data_dir: &Path, budget: Duration) -> Result<FenceReport, FenceError> {
-    let begun = boottime();
-    let elapsed = || boottime().saturating_sub(begun);
-    let target = Target::new(data_dir)?;
-    let mut members = Vec::with_capacity(256);
-    target.scan(&mut members)?;
-    let found = members.len();
+    let mut fencer = Fencer::new(data_dir)?;
+    fencer.fence(budget).map_err(|incomplete| match incomplete {
+        Incomplete::Survivors => {
+            let pids = fencer.members.iter().map(|member| member.pid).collect();
+            FenceError::Survivors { path: data_dir.to_owned(), pids }
+        }
+        Incomplete::Unlisted(errno) => unlisted(errno),
+    })
+}
 
-    let is_postmaster = |members: &[Member], of: Member| members.iter().all(|other| other.pid != of.parent);
-    let mut polite = found > 0;
-    for &member in &members {
-        if is_postmaster(&members, member) {
-            target.signal(member, Signal::QUIT);
-            polite &= !member.stopped;
+/// The processes cannot be listed.
+fn unlisted(source: rustix::io::Errno) -> FenceError {
+    FenceError::Unreadable { path: PathBuf::from("/proc"), source: source.into() }
+}
+
+/// How many processes one scan lists; a scan after their end lists the rest.
+const SCAN_MEMBERS: usize = 4096;
+
+/// A fence that is prepared: all memory and every path it needs are had when it is made, and from then on it only makes
+/// system calls. For whoever must be able to act when memory has run out.
+pub struct Fencer {
+    target: Target,
+    members: Vec<Member>,
+    /// The data directory, and what is made in it, as the kernel wants them.
+    data_dir: CString,
+}
+
+/// A fence that did not come to its end: call it again. Without a path or a list, because those would be allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incomplete {
+    /// Each has SIGKILL pending and never runs user code again, but the kernel has not let it go yet.
+    Survivors,
+    /// `/proc` cannot be listed.
+    Unlisted(rustix::io::Errno),
+}
+
+impl Fencer {
+    /// Prepares; touches nothing.
+    ///
+    /// # Errors
+    /// [`FenceError::NotPermitted`], [`FenceError::Unreadable`].
+    pub fn new(data_dir: &Path) -> Result<Fencer, FenceError> {
+        let target = Target::new(data_dir)?;
+        let path = CString::new(data_dir.as_os_str().as_bytes())
+            .map_err(|error| FenceError::Unreadable { path: data_dir.to_owned(), source: error.into() })?;
+        Ok(Fencer { target, members: Vec::with_capacity(SCAN_MEMBERS), data_dir: path })
+    }
+
+    /// Takes note of which directory lies under the path now: an `initdb` or a clone has put another one there. To be called
+    /// before PostgreSQL may write, not when it has to end: a look at a path may wait for a disk.
+    pub fn look_again(&mut self) {
+        if let Ok(found) = stat(self.data_dir.as_c_str()) {
+            self.target.identity = Some((found.st_dev, found.st_ino));
         }
     }
-    let grace = if polite { GRACE.min(budget / 4) } else { Duration::ZERO };
-    while !members.is_empty() && elapsed() < grace {
-        std::thread::sleep(SCAN_PAUSE);
-        target.scan(&mut members)?;
+
+    /// Looks for the processes and does nothing to them: how many there are.
+    ///
+    /// # Errors
+    /// `/proc` cannot be listed.
+    pub fn rehearse(&mut self) -> Result<usize, rustix::io::Errno> {
+        self.target.scan(&mut self.members)?;
+        Ok(self.members.len())
     }
 
-    let (mut killed, mut empty) = (0, usize::from(members.is_empty()));
-    loop {
-        // The postmaster first: from then on there are no new ones.
-        for first in [true, false] {
-            for &member in &members {
-                if is_postmaster(&members, member) == first {
-                    target.signal(member, Signal::KILL);
-                    killed += 1;
-                }
+    /// As [`fence_now`].
+    ///
+    /// # Errors
+    /// [`Incomplete`]: call it again.
+    pub fn fence(&mut self, budget: Duration) -> Result<FenceReport, Incomplete> {
+        let Fencer { target, members, .. } = self;
+        let begun = boottime();
+        let elapsed = || boottime().saturating_sub(begun);
+        target.scan(members).map_err(Incomplete::Unlisted)?;
+        let found = members.len();
+
+        let is_postmaster =
+            |members: &[Member], of: Member| members.iter().all(|other| other.pid != of.parent);
+        let mut polite = found > 0;
+        for &member in members.iter() {
+            if is_postmaster(&members[..], member) {
+                target.signal(member, Signal::QUIT);
+                polite &= !member.stopped;
             }
         }
-        if empty == 2 {
-            return Ok(FenceReport { found, killed, took: elapsed() });
-        }
-        if elapsed() > budget && !members.is_empty() {
-            let pids = members.iter().map(|member| member.pid).collect();
-            return Err(FenceError::Survivors { path: data_dir.to_owned(), pids });
-        }
-        if !members.is_empty() {
+        let grace = if polite { GRACE.min(budget / 4) } else { Duration::ZERO };
+        while !members.is_empty() && elapsed() < grace {
             std::thread::sleep(SCAN_PAUSE);
+            target.scan(members).map_err(Incomplete::Unlisted)?;
         }
-        target.scan(&mut members)?;
-        empty = if members.is_empty() { empty + 1 } else { 0 };
+
+        let (mut killed, mut empty) = (0, usize::from(members.is_empty()));
+        loop {
+            // The postmaster first: from then on there are no new ones.
+            for first in [true, false] {
+                for &member in members.iter() {
+                    if is_postmaster(&members[..], member) == first {
+                        target.signal(member, Signal::KILL);
+                        killed += 1;
+                    }
+                }
+            }
+            if empty == 2 {
+                return Ok(FenceReport { found, killed, took: elapsed() });
+            }
+            if elapsed() > budget && !members.is_empty() {
+                return Err(Incomplete::Survivors);
+            }
+            if !members.is_empty() {
+                std::thread::sleep(SCAN_PAUSE);
+            }
+            target.scan(members).map_err(Incomplete::Unlisted)?;
+            empty = if members.is_empty() { empty + 1 } else { 0 };
+        }
+    }
+
+    /// Writes `standby.signal` durably, so that no start from now on is read-write by accident (S12). A directory that is
+    /// not initialised, or is not there, needs none.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn seal(&self) -> Result<(), rustix::io::Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(self.data_dir.as_c_str(), flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
+        match statat(&dir, c"global/pg_control", AtFlags::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            found => found.map(drop)?,
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = openat(&dir, c"standby.signal", flags, Mode::RUSR | Mode::WUSR)?;
+        if rustix::process::geteuid().is_root() {
+            // PostgreSQL removes it itself when it is promoted.
+            let owner = rustix::fs::fstat(&dir)?;
+            let (uid, gid) =
+                (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        rustix::fs::fsync(&file)?;
+        rustix::fs::fsync(&dir)
     }
 }
 
 /// Every process of the data directory.
 pub(crate) fn members(data_dir: &Path) -> Result<Vec<Member>, FenceError> {
-    let mut found = Vec::new();
-    Target::new(data_dir)?.scan(&mut found)?;
+    let mut found = Vec::with_capacity(SCAN_MEMBERS);
+    Target::new(data_dir)?.scan(&mut found).map_err(unlisted)?;
     Ok(found)
 }
 
@@ -384,8 +485,8 @@ pub(crate) fn running(data_dir: &Path) -> Result<Running, FenceError> {
     if pid > 1 && target.member(pid).is_some() {
         return Ok(Running::Server(Postmaster { pid, status }));
     }
-    let mut found = Vec::new();
-    target.scan(&mut found)?;
+    let mut found = Vec::with_capacity(SCAN_MEMBERS);
+    target.scan(&mut found).map_err(unlisted)?;
     // A postmaster leads its family; an orphan's parent is init or a subreaper, just like a postmaster's. What tells them apart
     // is that a postmaster without a pid file has only just been started: its arguments name the directory.
     let server = found.iter().find(|member| {

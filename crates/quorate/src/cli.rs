@@ -3,12 +3,13 @@
 //! Exit codes: 0 asked to stop (or the configuration is valid), 1 the node failed, 2 the configuration or the command
 //! line is wrong; nothing has been changed then.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorate_drill::demo::DemoArgs;
+use quorate_drill::demo::{self, DemoArgs};
 
 use crate::config::diagnostics::{Report, Severity};
 use crate::config::etcd_flags::{self, Request};
@@ -43,9 +44,15 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Started by `run`: stops PostgreSQL when its lease runs out and `run` cannot
+    #[command(hide = true, disable_help_flag = true)]
+    Guard {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Build a cluster on this machine, take its primary's node away, and count what was lost
     Demo(DemoArgs),
-    /// The same stories as fault drills, in rounds and with a report
+    /// The same stories as fault drills, in rounds and with a report; the table of all of them; a soak
     Drill(DemoArgs),
 }
 
@@ -85,7 +92,9 @@ impl Cli {
         match self.verb {
             Verb::Run(run) => run.run(),
             Verb::Store { arguments } => store(&arguments),
-            Verb::Demo(arguments) | Verb::Drill(arguments) => block_on(drill(arguments)),
+            Verb::Guard { arguments } => crate::guard::run(&arguments),
+            Verb::Demo(arguments) => block_on(drill(arguments, demo::Verb::Demo)),
+            Verb::Drill(arguments) => block_on(drill(arguments, demo::Verb::Drill)),
         }
     }
 }
@@ -170,8 +179,8 @@ fn announce(name: &str, report: &Report) {
 }
 
 /// 0: nothing acknowledged was lost. 1: something was, or the story did not come to its end.
-async fn drill(arguments: DemoArgs) -> ExitCode {
-    match quorate_drill::demo::run(&arguments).await {
+async fn drill(arguments: DemoArgs, verb: demo::Verb) -> ExitCode {
+    match demo::run(&arguments, verb).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -6,11 +6,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use quorate_agent::config::{MARGIN, STOP_BUDGET};
-use quorate_agent::{AgentConfig, Hook, RestConfig};
+use quorate_agent::watchdog::{self, WatchdogConfig};
+use quorate_agent::{AgentConfig, GuardConfig, Hook, RestConfig, guard};
 use quorate_ha::facts::Endpoint;
 use quorate_pg::{BootstrapOptions, Instance, InstanceConfig, RunAs};
 
-use crate::config::settings::{Credentials, HostPort, Settings};
+use crate::config::settings::{Credentials, HostPort, LayerMode, SafetyMargin, Settings, Watchdog};
 use crate::process::chain;
 
 /// The local PostgreSQL, as `pg` wants to know it.
@@ -79,9 +80,40 @@ pub fn agent_config(settings: &Settings, on_reload: Hook) -> AgentConfig {
                 .collect(),
             users: Vec::new(),
         },
+        guard: GuardConfig { mode: settings.guard.mode.into(), ..GuardConfig::default() },
+        watchdog: watchdog_config(&settings.watchdog),
         stop_budget: STOP_BUDGET,
         margin: MARGIN,
         on_reload: Some(on_reload),
+    }
+}
+
+fn watchdog_config(section: &Watchdog) -> WatchdogConfig {
+    let safety = match section.safety_margin {
+        None => watchdog::SAFETY,
+        Some(SafetyMargin::HalfOfTtl) => watchdog::Safety::Half,
+        Some(SafetyMargin::Before(margin)) => watchdog::Safety::Before(margin),
+    };
+    WatchdogConfig { mode: section.mode.into(), device: section.device.clone(), safety }
+}
+
+impl From<LayerMode> for guard::Mode {
+    fn from(mode: LayerMode) -> guard::Mode {
+        match mode {
+            LayerMode::Off => guard::Mode::Off,
+            LayerMode::Automatic => guard::Mode::Automatic,
+            LayerMode::Required => guard::Mode::Required,
+        }
+    }
+}
+
+impl From<LayerMode> for watchdog::Mode {
+    fn from(mode: LayerMode) -> watchdog::Mode {
+        match mode {
+            LayerMode::Off => watchdog::Mode::Off,
+            LayerMode::Automatic => watchdog::Mode::Automatic,
+            LayerMode::Required => watchdog::Mode::Required,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod config;
 pub mod ctl;
+pub mod guard;
 pub mod instance;
 pub mod memory;
 pub mod process;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quorate_agent::config::{MARGIN, STOP_BUDGET};
-use quorate_agent::{Agent, AgentConfig, RestConfig, StartError};
+use quorate_agent::watchdog::WatchdogConfig;
+use quorate_agent::{Agent, AgentConfig, GuardConfig, RestConfig, StartError, guard};
 use quorate_ha::facts::Endpoint;
 use quorate_node::{Config, Node};
 use quorate_pg::{BootstrapOptions, Credentials, Instance, InstanceConfig, RunAs};
@@ -203,6 +204,9 @@ impl Peer {
             bootstrap_options: BootstrapOptions::default(),
             stop_budget: STOP_BUDGET,
             margin: MARGIN,
+            // These members share a process that has no verb `guard`; `crates/quorate/tests/guard.rs` has whole ones.
+            guard: GuardConfig { mode: guard::Mode::Off, ..GuardConfig::default() },
+            watchdog: WatchdogConfig::default(),
             on_reload: None,
         };
         let handle = self.node.as_ref().unwrap().handle();

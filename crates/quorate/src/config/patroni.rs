@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use super::diagnostics::{Origin, Report};
 use super::reader::{Section, as_boolean, as_duration, set};
-use super::settings::{
-    AGREED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, Log, LogFormat,
-    OWNED, Peer, Postgresql, RestApi, Settings, SynchronousMode, Tags,
-};
+use super::settings::{AGREED, OWNED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, LayerMode, Log, LogFormat, Peer, Postgresql, RestApi, SafetyMargin, Settings, SynchronousMode, Tags};
 use super::tls::TlsFiles;
 use super::yaml::{Node, Value};
 
@@ -46,7 +43,8 @@ pub fn read(root: &Node, report: &mut Report) -> Settings {
     postgresql(&section, &mut settings.postgresql, report);
     tags(&file.section("tags", report), &mut settings.tags, report);
     log(&file.section("log", report), &mut settings.log, report);
-    watchdog(&file.section("watchdog", report), report);
+    set(&mut settings.guard.mode, layer_mode(&file.section("guard", report), report));
+    watchdog(&file.section("watchdog", report), &mut settings, report);
     ctl(&file.section("ctl", report), &mut settings.ctl, report);
     judge(&file, &mut settings, report);
     settings
@@ -246,6 +244,18 @@ fn initdb_option(name: &str, value: Option<String>) -> InitdbOption {
 }
 
 fn dynamic(section: &Section<'_>, dynamic: &mut Dynamic, report: &mut Report) {
+    if let Some(present) = section.present("preset") {
+        dynamic.preset = present.node.as_text().as_deref().and_then(quorate_ha::Preset::parse);
+        match dynamic.preset.map(quorate_ha::Preset::times) {
+            Some(times) => {
+                (dynamic.ttl, dynamic.failure_timeout) = (times.ttl, times.failure_timeout);
+                (dynamic.loop_wait, dynamic.retry_timeout) =
+                    (times.waits.loop_wait, times.waits.retry_timeout);
+            }
+            None => present
+                .reject(report, format!("expected fast, default or wan, found {}", present.node.describe())),
+        }
+    }
     set(&mut dynamic.ttl, section.seconds("ttl", LEAST_TTL_S, report));
     set(
         &mut dynamic.loop_wait,
@@ -392,27 +402,37 @@ fn log(section: &Section<'_>, log: &mut Log, report: &mut Report) {
     }
 }
 
-/// The watchdog device is not driven yet: off is silent, anything else is said, `required` is refused.
-fn watchdog(section: &Section<'_>, report: &mut Report) {
-    let Some(present) = section.present("mode") else { return };
+/// `off`, `automatic` or `required`; YAML reads a bare `off` as false.
+fn layer_mode(section: &Section<'_>, report: &mut Report) -> Option<LayerMode> {
+    let present = section.present("mode")?;
     match (as_boolean(present.node), present.node.as_text().as_deref()) {
-        (Some(false), _) => {}
-        (None, Some("automatic")) | (Some(true), _) => report.warning(
-            present.node.origin.clone(),
-            &present.path,
-            "the watchdog device is not supported yet, ignored; the guard process stops PostgreSQL when its lease \
-             runs out",
-        ),
-        (None, Some("required")) => present.reject(
-            report,
-            "the watchdog device is not supported yet, so a node that requires it could never be promoted; set \
-             automatic or off",
-        ),
+        (Some(false), _) => Some(LayerMode::Off),
+        (Some(true), _) | (None, Some("automatic")) => Some(LayerMode::Automatic),
+        (None, Some("required")) => Some(LayerMode::Required),
         (None, _) => {
-            present.reject(
-                report,
-                format!("expected off, automatic or required, found {}", present.node.describe()),
-            );
+            let found = present.node.describe();
+            present.reject(report, format!("expected off, automatic or required, found {found}"));
+            None
+        }
+    }
+}
+
+fn watchdog(section: &Section<'_>, settings: &mut Settings, report: &mut Report) {
+    let watchdog = &mut settings.watchdog;
+    set(&mut watchdog.mode, layer_mode(section, report));
+    set(&mut watchdog.device, section.string("device", report).map(PathBuf::from));
+    if let Some(present) = section.present("safety_margin") {
+        watchdog.safety_margin = match present.node.as_text().as_deref() {
+            Some("-1") => Some(SafetyMargin::HalfOfTtl),
+            _ => section
+                .duration("safety_margin", Duration::from_secs(1), Duration::ZERO, report)
+                .map(SafetyMargin::Before),
+        };
+    }
+    // The guard feeds the device, because it knows when the last backend is gone.
+    if settings.guard.mode == LayerMode::Off && watchdog.mode != LayerMode::Off {
+        if let Some(present) = section.present("mode") {
+            present.reject(report, "the guard process drives the device: it needs guard.mode automatic or required");
         }
     }
 }
@@ -505,9 +525,8 @@ fn judge(file: &Section<'_>, settings: &mut Settings, report: &mut Report) {
     }
 }
 
-/// The one inequality of the time arithmetic. Patroni's own defaults (30, 10, 10) miss it by the time that stopping takes,
-/// and a file's values are respected as written, so it is said and not refused: what is at stake is a fence without need,
-/// never a second primary.
+/// The one inequality of the time arithmetic. Patroni's own defaults (30, 10, 10) miss it by the time that stopping takes: what
+/// is cut is said, and harms nobody. Times that cannot be kept are refused, with the term to change.
 fn budget(file: &Section<'_>, dynamic: &Dynamic, report: &mut Report) {
     let local = quorate_ha::policy::LocalPolicy {
         name: String::new(),
@@ -519,11 +538,16 @@ fn budget(file: &Section<'_>, dynamic: &Dynamic, report: &mut Report) {
         margin: quorate_agent::config::MARGIN,
         bootstrap_config: serde_json::Value::Null,
         version: String::new(),
+        unfit: None,
     };
-    let policy = quorate_ha::Policy::resolve(local, Some(&dynamic.to_config()));
-    if let Err(error) = quorate_ha::budget::check(&policy) {
-        let ttl = file.section("bootstrap", &mut Report::default()).section("dcs", &mut Report::default());
-        let origin = ttl.present("ttl").map_or(Origin::File, |present| present.node.origin.clone());
-        report.warning(origin, "bootstrap.dcs.ttl", error.to_string());
+    let verdict = quorate_ha::budget::check_config(&local, &dynamic.to_config());
+    let times = file.section("bootstrap", &mut Report::default()).section("dcs", &mut Report::default());
+    let origin = |key| times.present(key).map_or(Origin::File, |present| present.node.origin.clone());
+    match verdict {
+        Ok(None) => {}
+        Ok(Some(note)) => report.note(origin("retry_timeout"), "bootstrap.dcs.retry_timeout", note),
+        // Said where it was read.
+        Err(quorate_ha::budget::BudgetError::UnknownPreset(_)) => {}
+        Err(error) => report.error(origin("ttl"), "bootstrap.dcs.ttl", error.to_string()),
     }
 }

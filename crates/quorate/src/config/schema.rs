@@ -104,6 +104,7 @@ const KNOWN: &[(&str, Use)] = &[
     ("dcs.peer_crl_file", Read),
     ("bootstrap", Read),
     ("bootstrap.dcs", Read),
+    ("bootstrap.dcs.preset", Read),
     ("bootstrap.dcs.ttl", Read),
     ("bootstrap.dcs.loop_wait", Read),
     ("bootstrap.dcs.retry_timeout", Read),

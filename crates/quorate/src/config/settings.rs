@@ -38,6 +38,10 @@ pub struct Settings {
     pub postgresql: Postgresql,
     /// What others may expect of this node.
     pub tags: Tags,
+    /// The process that stops PostgreSQL when its lease runs out and the agent cannot.
+    pub guard: Guard,
+    /// The device that restarts the machine when that process cannot either.
+    pub watchdog: Watchdog,
     /// Logging.
     pub log: Log,
     /// What `quoratectl` needs to talk to the REST API.
@@ -108,6 +112,10 @@ pub struct Bootstrap {
 /// The dynamic configuration that a new cluster starts with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Dynamic {
+    /// `fast`, `default` or `wan`: the four times below by one word; those that are written win. Default: none, the
+    /// times as below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<quorate_ha::Preset>,
     /// How long the primary lease lives without a renewal, in seconds; at least 2. Default 5.
     #[serde(serialize_with = "seconds")]
     pub ttl: Duration,
@@ -220,6 +228,56 @@ pub struct Tags {
     /// Tags of the operator's own, for `?tag_x=y`.
     #[serde(flatten)]
     pub custom: BTreeMap<String, serde_json::Value>,
+}
+
+/// `guard:`; Patroni has none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Guard {
+    /// `automatic`: a node whose guard does not work is not promoted, and a primary that loses its guard for good goes on;
+    /// `required`: it hands over; `off`: there is none. Default `automatic`.
+    pub mode: LayerMode,
+}
+
+/// `watchdog:`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Watchdog {
+    /// `off`, `automatic` (used if it can be) or `required` (no primary without it). Default `off`: Patroni's is `automatic`,
+    /// but a device that restarts machines should be asked for.
+    pub mode: LayerMode,
+    /// Default `/dev/watchdog`.
+    pub device: PathBuf,
+    /// How long before the end of the lease the device bites, in seconds; -1 is half of the lease, as in Patroni. Default:
+    /// right before the end, when the guard has had its chance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safety_margin: Option<SafetyMargin>,
+}
+
+/// See [`Watchdog::safety_margin`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SafetyMargin {
+    /// -1.
+    HalfOfTtl,
+    /// So long.
+    Before(Duration),
+}
+
+impl Serialize for SafetyMargin {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            SafetyMargin::HalfOfTtl => serializer.serialize_i64(-1),
+            SafetyMargin::Before(margin) => seconds(margin, serializer),
+        }
+    }
+}
+
+/// How much a layer of fencing counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum LayerMode {
+    Off,
+    Automatic,
+    Required,
 }
 
 /// `log:`
@@ -350,6 +408,12 @@ impl Default for Settings {
             bootstrap: Bootstrap { dcs: Dynamic::default(), initdb: Vec::new(), pg_hba: Vec::new() },
             postgresql: Postgresql::default(),
             tags: Tags::default(),
+            guard: Guard { mode: LayerMode::Automatic },
+            watchdog: Watchdog {
+                mode: LayerMode::Off,
+                device: PathBuf::from("/dev/watchdog"),
+                safety_margin: None,
+            },
             log: Log { level: "info".to_owned(), format: LogFormat::Plain },
             ctl: Ctl::default(),
         }
@@ -380,6 +444,7 @@ impl Default for Dcs {
 impl Default for Dynamic {
     fn default() -> Dynamic {
         Dynamic {
+            preset: None,
             ttl: Duration::from_secs(5),
             loop_wait: Duration::from_secs(1),
             retry_timeout: Duration::from_secs(1),
@@ -433,6 +498,10 @@ impl Dynamic {
                 !value.as_object().is_some_and(|map| map.is_empty())
                     && !value.as_array().is_some_and(|list| list.is_empty())
             });
+        }
+        // Written out, the times of a preset would win over it for ever.
+        if let (Some(_), Some(map)) = (self.preset, config.as_object_mut()) {
+            map.retain(|key, _| !quorate_ha::Preset::KEYS.contains(&key.as_str()));
         }
         merge(&mut config, &self.written);
         let parameters = config.pointer_mut("/postgresql/parameters").and_then(|value| value.as_object_mut());
@@ -610,6 +679,15 @@ mod tests {
         settings.postgresql.authentication.superuser.password = Some(Secret("hunter2".into()));
         assert!(!format!("{settings:?}").contains("hunter2"));
         assert!(!serde_json::to_string(&settings).unwrap().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_preset_is_kept_as_a_word_beside_what_was_written() {
+        let written = serde_json::json!({"preset": "fast", "failure_timeout": 2});
+        let preset = Some(quorate_ha::Preset::Fast);
+        let config = Dynamic { preset, written, ..Dynamic::default() }.to_config();
+        assert_eq!((&config["preset"], &config["failure_timeout"]), (&"fast".into(), &2.into()));
+        assert!(config.get("ttl").is_none() && config.get("loop_wait").is_none());
     }
 
     #[test]
