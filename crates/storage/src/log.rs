@@ -49,6 +49,8 @@
 //! Calls may block while [`LogOptions::queue_bytes`] wait; a completion must therefore not append. Vote, committed, purged and
 //! last answer what was *called*, not what is on disk.
 
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod record;
 mod recovery;

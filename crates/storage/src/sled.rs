@@ -40,6 +40,8 @@
 //! flusher of sled's own: flushes and [`Engine::sync`] run on one thread.
 
 mod block;
+#[cfg(test)]
+mod fuzz;
 mod layers;
 mod redo;
 mod store;

@@ -16,6 +16,8 @@
 //! refuses when none is left: a member without its past asks to be replaced.
 
 mod backup;
+#[cfg(test)]
+mod fuzz;
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};

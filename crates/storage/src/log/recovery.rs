@@ -77,7 +77,7 @@ pub(super) fn recover(dir: &Path, cache_bytes: usize) -> Result<Recovered, Stora
         absent: oldest.standing.last.map(|last| last.index),
         highest: BTreeMap::new(),
     };
-    let mut end = HEADER_BYTES;
+    let (mut end, mut torn) = (HEADER_BYTES, 0);
     for nth in 0..segments.len() {
         let (segment, header) = &segments[nth];
         if replay.standing != header.standing {
@@ -87,13 +87,16 @@ pub(super) fn recover(dir: &Path, cache_bytes: usize) -> Result<Recovered, Stora
                 "the segment does not continue the one before",
             ));
         }
-        end = match segments.get(nth + 1) {
-            Some((_, next)) => replay.whole_segment(segment, next)?,
+        (end, torn) = match segments.get(nth + 1) {
+            Some((_, next)) => (replay.whole_segment(segment, next)?, 0),
             None => replay.last_segment(segment)?,
         };
     }
     replay.check(dir, &oldest)?;
     // Only now: a log that refuses to start is left exactly as it was found.
+    if let Some((newest, _)) = segments.last() {
+        cut(newest, end, torn)?;
+    }
     remove(&leftovers)?;
 
     let segments: BTreeMap<u64, Arc<Segment>> =
@@ -147,11 +150,11 @@ impl Replay {
         }
     }
 
-    /// The newest segment: its tail may be torn.
-    fn last_segment(&mut self, segment: &Segment) -> Result<u64, StorageError> {
+    /// The newest segment: where its records end, and how many bytes behind that are a torn tail.
+    fn last_segment(&mut self, segment: &Segment) -> Result<(u64, usize), StorageError> {
         let bytes = read(segment, segment.capacity)?;
         let Some((stop, what)) = self.records(segment, &bytes)? else {
-            return Ok(segment.capacity);
+            return Ok((segment.capacity, 0));
         };
         if let Some(later) = later_group(&bytes, stop, segment.seed) {
             let what =
@@ -165,16 +168,10 @@ impl Replay {
                 offset = stop,
                 bytes = torn,
                 reason = what,
-                "log: cut a torn write that was never acknowledged"
+                "log: a torn write that was never acknowledged"
             );
-            let io = StorageError::io;
-            segment
-                .file
-                .write_all_at(&vec![0; torn], stop as u64)
-                .map_err(io("cutting the torn tail of", &segment.path))?;
-            segment.file.sync_data().map_err(io("cutting the torn tail of", &segment.path))?;
         }
-        Ok(stop as u64)
+        Ok((stop as u64, torn))
     }
 
     /// Applies records from the header on; tells where and why it stopped before the end of `bytes`.
@@ -202,6 +199,10 @@ impl Replay {
 
     fn apply(&mut self, segment: &Segment, offset: usize, content: &Content<'_>) -> Result<(), StorageError> {
         match content {
+            // Raft counts one by one: nobody gets there, and whoever goes on from there would overflow.
+            Content::Entry { at, .. } | Content::Purge(at) if at.index == u64::MAX => {
+                return Err(StorageError::damaged(&segment.path, offset as u64, "an impossible index"));
+            }
             Content::Entry { at, payload } => {
                 if self.standing.last.is_some_and(|last| at.index != last.index + 1) {
                     let what = format!("entry {} does not follow {:?}", at.index, self.standing.last);
@@ -270,6 +271,16 @@ impl Standing {
             self.last = Some(upto);
         }
     }
+}
+
+/// Zeroes a torn tail.
+fn cut(segment: &Segment, end: u64, torn: usize) -> Result<(), StorageError> {
+    if torn == 0 {
+        return Ok(());
+    }
+    let failed = |error| StorageError::io("cutting the torn tail of", &segment.path)(error);
+    segment.file.write_all_at(&vec![0; torn], end).map_err(failed)?;
+    segment.file.sync_data().map_err(failed)
 }
 
 fn read(segment: &Segment, end: u64) -> Result<Vec<u8>, StorageError> {
