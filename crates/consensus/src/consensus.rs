@@ -625,6 +625,10 @@ async fn write_snapshots(raft: Raft, shared: Arc<Shared>) {
 }
 
 /// Turns openraft's metrics into roles, and its end into the member's failure.
+///
+/// openraft publishes its last words and then drops what they are published with: either may be noticed first. So after the
+/// end of a channel the last words are read once more. An end without any (a panic) is a failure too: an orderly end
+/// aborts this task before.
 async fn follow_metrics(
     raft: Raft,
     log: Log,
@@ -635,6 +639,7 @@ async fn follow_metrics(
     let mut servers = raft.server_metrics();
     let mut metrics = raft.metrics();
     let mut known = None;
+    let mut goes_on = true;
     drop(raft);
     loop {
         {
@@ -652,26 +657,28 @@ async fn follow_metrics(
         }
         let stopped = {
             let metrics = metrics.borrow_and_update();
-            metrics.running_state.as_ref().err().cloned()
+            metrics.running_state.as_ref().err().map(|fatal| chain(fatal))
         };
-        if let Some(fatal) = stopped {
+        let stopped = match (stopped, goes_on) {
+            (Some(last_words), _) => Some(last_words),
+            (None, false) => Some("consensus has ended without a word".to_owned()),
+            (None, true) => None,
+        };
+        if let Some(last_words) = stopped {
             // A fault of the state or the disk has its own sentence; openraft's is the last resort.
             failure.send_if_modified(|known| {
                 let first = known.is_none();
                 if first {
-                    *known = log.failed().or_else(|| Some(chain(&fatal)));
+                    *known = log.failed().or(Some(last_words));
                 }
                 first
             });
             role.send_modify(|known| known.leader = None);
             return;
         }
-        let changed = tokio::select! {
+        goes_on = tokio::select! {
             changed = servers.changed() => changed.is_ok(),
             changed = metrics.changed() => changed.is_ok(),
         };
-        if !changed {
-            return;
-        }
     }
 }
