@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use crate::StartError;
 
 const FILE: &str = "member";
-const HEADER: &str = "quorate member 1";
+const HEADER: &str = "quorate member 2";
+/// Before there was a checksum behind the last line.
+const HEADER_WITHOUT_SUM: &str = "quorate member 1";
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +151,9 @@ impl Identity {
             Forced::Begun => text.push_str("forcing\n"),
             Forced::Done => text.push_str("forced\n"),
         }
-        text.push_str("end\n");
+        // An id with a flipped bit is an id too, and somebody else's perhaps.
+        let sum = crc32c::crc32c(text.as_bytes());
+        text.push_str(&format!("end {sum:08x}\n"));
         text
     }
 }
@@ -157,8 +161,16 @@ impl Identity {
 fn parse(text: &str) -> Option<Identity> {
     let hex = |word: &str| u64::from_str_radix(word, 16).ok();
     let mut lines = text.lines();
-    if lines.next()? != HEADER {
-        return None;
+    match lines.next()? {
+        HEADER => {
+            let (content, end) = text.split_at(text.rfind("end ")?);
+            let sum = u32::from_str_radix(end.strip_prefix("end ")?.strip_suffix('\n')?, 16).ok()?;
+            if sum != crc32c::crc32c(content.as_bytes()) {
+                return None;
+            }
+        }
+        HEADER_WITHOUT_SUM => {}
+        _ => return None,
     }
     let nonce = hex(lines.next()?.strip_prefix("nonce ")?)?;
     let words: Vec<&str> = lines.next()?.split(' ').collect();
@@ -173,7 +185,7 @@ fn parse(text: &str) -> Option<Identity> {
     };
     let (mut token, mut owner, mut forced) = (None, None, Forced::No);
     for line in lines {
-        if line == "end" {
+        if line == "end" || line.starts_with("end ") {
             return Some(Identity { nonce, place, owner, forced });
         }
         if let Some(text) = line.strip_prefix("token ") {
@@ -253,9 +265,25 @@ mod tests {
         let identity = Identity { nonce: 7, place, owner, forced: Forced::Done };
         let text = identity.print();
         assert_eq!(parse(&text), Some(identity));
-        for cut in 0..text.len() - 1 {
+        for cut in 0..text.len() {
             assert_eq!(parse(&text[..cut]), None, "cut at {cut}");
         }
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let flipped = std::str::from_utf8(&bytes).ok().and_then(parse);
+            // A digit of the checksum itself may be written in capitals.
+            assert!(flipped.is_none() || flipped == parse(&text), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_checksum_still_counts() {
+        let text =
+            "quorate member 1\nnonce 0000000000000007\njoined 0000000000000003 0000000000000001\nend\n";
+        let identity = parse(text).unwrap();
+        assert_eq!((identity.nonce, &identity.place), (7, &Place::Joined { cluster: 3, id: 1 }));
+        assert_eq!(parse(&identity.print()), Some(identity));
     }
 
     #[test]
