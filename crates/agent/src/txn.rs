@@ -71,8 +71,14 @@ impl Guarded {
     }
 
     /// Then delete.
-    pub(crate) fn delete(mut self, key: &str) -> Guarded {
-        let delete = DeleteRange { key: Bytes::copy_from_slice(key.as_bytes()), ..DeleteRange::default() };
+    pub(crate) fn delete(self, key: &str) -> Guarded {
+        self.delete_range(key, "")
+    }
+
+    /// Then delete everything from `from` on and below `to`; an empty `to` is the one key.
+    pub(crate) fn delete_range(mut self, from: &str, to: &str) -> Guarded {
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let delete = DeleteRange { key: bytes(from), range_end: bytes(to), ..DeleteRange::default() };
         self.success.push(TxnOp { body: Some(TxnOpBody::DeleteRange(delete)) });
         self
     }

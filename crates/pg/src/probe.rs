@@ -36,8 +36,8 @@ use crate::process::{self, FenceError, Running, Status};
 use crate::session::{Rows, Session};
 use crate::standby::{nonsense, upstream_of};
 
-/// Longest time a probe takes.
-pub const PROBE_DEADLINE: Duration = Duration::from_millis(500);
+/// Longest time a probe takes: what the time budget of the decisions counts with.
+pub const PROBE_DEADLINE: Duration = quorate_ha::budget::PROBE;
 const WHAT: &str = "probe";
 
 const SQL: &str = "\

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use quorate_ha::Key;
 use quorate_ha::cluster::{FailoverRequest, MemberRecord, MemberRole, SyncDocument};
 use quorate_ha::facts::Lsn;
+use quorate_ha::{Key, Preset};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::answer::Answer;
 use crate::error::WriteError;
+use crate::observe::local;
 use crate::registry::Reading;
 use crate::shared::{Request, Shared};
 
@@ -460,14 +461,26 @@ async fn configure(verb: Verb, body: &Map<String, Value>, shared: &Arc<Shared>) 
     };
     let path = shared.registry.keys().path(&Key::Config);
     let current = reading.text(&path).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let before = current.as_ref().map(|config| quorate_ha::budget::check_config(&local(shared), config));
     let document = match (verb, current) {
         (Verb::PatchConfig, Some(mut config)) => {
+            // Who asks for a preset means its times, whatever was written before; those in the same patch win.
+            if let (Some(Value::String(_)), Some(times)) = (body.get("preset"), config.as_object_mut()) {
+                times.retain(|key, _| !Preset::KEYS.contains(&key.as_str()));
+            }
             merge(&mut config, body);
             config
         }
         (Verb::PatchConfig, None) => return Answer::text(503, "the cluster has no configuration yet"),
         _ => Value::Object(body.clone()),
     };
+    // Times that do not fit are refused with the term to change. Who inherits them may still change the rest.
+    let verdict = quorate_ha::budget::check_config(&local(shared), &document);
+    if let Err(error) = &verdict
+        && before.as_ref() != Some(&verdict)
+    {
+        return Answer::text(400, format!("the configuration is not changed: {error}"));
+    }
     let text = document.to_string();
     if reading.text(&path) != Some(&text) {
         let at = reading.kvs.get(&path).map(|kv| kv.mod_revision);

@@ -14,8 +14,8 @@
 //!                                                └─ POST, PUT, PATCH, DELETE ─► admin: guarded writes, requests to the loop
 //! ```
 //!
-//! Reading is pure: no read ever waits for PostgreSQL, the store or the loop ([`status`] says why). Only the unsafe
-//! methods need the password.
+//! Reading is pure: no read ever waits for PostgreSQL, the store or the loop ([`status`] says why), but for `/why` and
+//! `/forecast`, which are asked by people and ask the store with a bound. Only the unsafe methods need the password.
 //!
 //! # Bounds
 //!
@@ -32,6 +32,7 @@ pub mod cluster;
 pub mod health;
 pub mod query;
 pub mod status;
+mod why;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -151,7 +152,11 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     let path = head.uri.path();
     let query = Query::parse(head.uri.query().unwrap_or(""));
     match head.method {
-        Method::GET => get(path, &query, shared),
+        Method::GET => match path.trim_matches('/') {
+            "why" => why::why(&query, shared).await,
+            "forecast" => why::forecast(shared).await,
+            _ => get(path, &query, shared),
+        },
         Method::HEAD | Method::OPTIONS => Answer::empty(health_code(path, &query, shared)),
         Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
             if let Some(refusal) = unauthorized(shared.config.rest.authentication.as_ref(), &head.headers) {

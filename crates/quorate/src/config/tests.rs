@@ -101,8 +101,8 @@ fn variables_win_over_the_file_and_are_named_in_messages() {
     assert_eq!(
         report.render("f.yml"),
         "f.yml:6: note: etcd3: accepted; the store embedded in every node takes its place (see dcs)\n\
-         f.yml:13: warning: bootstrap.dcs.ttl: loop_wait 10 s + 2 x retry_timeout 10 s + stop budget 0.5 s + margin 0.3 s is not \
-         less than ttl 30 s: set ttl to 31 s or loop_wait below 9.2 s\n\
+         f.yml:15: note: bootstrap.dcs.retry_timeout: 10 s is used as 9.5 s: a period must fit into ttl 30 s before PostgreSQL \
+         would have to be stopped\n\
          environment: note: PATRONI_ETCD3_HOSTS: accepted; the store embedded in every node takes its place (see dcs)\n\
          environment: error: PATRONI_RESTAPI_LISTEN (restapi.listen): expected host:port, found \"nowhere:no\": \"no\" is no port\n\
          environment: warning: PATRONI_SCOPES: unknown variable, ignored; did you mean PATRONI_SCOPE?\n"

@@ -126,10 +126,7 @@ impl Member {
 /// # Errors
 /// The store did not answer, or the scope is not known and there is not exactly one.
 pub async fn read(context: &Context, scope: Option<&str>) -> Result<Cluster, Failure> {
-    let scope = match scope.map(str::to_owned).or_else(|| context.scope.clone()) {
-        Some(scope) => scope,
-        None => only_scope(context).await?,
-    };
+    let scope = scope_of(context, scope).await?;
     let prefix = format!("{}{scope}/", context.namespace).into_bytes();
     let request = RangeRequest {
         range_end: prefix_end(&prefix).into(),
@@ -142,6 +139,17 @@ pub async fn read(context: &Context, scope: Option<&str>) -> Result<Cluster, Fai
         Some((name, &kv.value[..]))
     });
     Ok(from_keys(&scope, keys))
+}
+
+/// The scope that is meant.
+///
+/// # Errors
+/// None is named and there is not exactly one, or the store did not answer.
+pub async fn scope_of(context: &Context, scope: Option<&str>) -> Result<String, Failure> {
+    match scope.map(str::to_owned).or_else(|| context.scope.clone()) {
+        Some(scope) => Ok(scope),
+        None => only_scope(context).await,
+    }
 }
 
 async fn only_scope(context: &Context) -> Result<String, Failure> {
@@ -202,6 +210,15 @@ pub fn from_keys<'k>(scope: &str, keys: impl Iterator<Item = (&'k str, &'k [u8])
 }
 
 impl Cluster {
+    /// The members' REST APIs, the primary's first.
+    #[must_use]
+    pub fn apis(&self) -> Vec<(String, String)> {
+        let leads = |member: &&Member| self.leader.as_deref() == Some(member.name.as_str());
+        let (leader, others): (Vec<&Member>, Vec<&Member>) = self.members.iter().partition(leads);
+        let api = |member: &Member| Some((member.name.clone(), member.api()?));
+        leader.into_iter().chain(others).filter_map(api).collect()
+    }
+
     /// The member that holds the primary lease.
     #[must_use]
     pub fn leader_member(&self) -> Option<&Member> {

@@ -5,8 +5,8 @@
 //!           ┌──────────────────────────────┴───────────────────────┬──────────────────────┐
 //!  get put del txn watch              queue.rs (who is first)   cluster.rs (keys under /service/<scope>/ to a view)
 //!  lease compaction defrag                 │                       │
-//!  endpoint member move-leader          lock elect              list topology history show-config
-//!  alarm auth user role                                            └── rest.rs ── switchover failover
+//!  endpoint member move-leader          lock elect              list topology history show-config why
+//!  alarm auth user role                                            └── rest.rs ── switchover failover forecast
 //!  check make-mirror
 //!           │
 //!  answer.rs (the printer) ── go.rs (Go's JSON, quotes, sizes) ── table.rs ── output.rs (standard output)
@@ -62,6 +62,7 @@ pub mod endpoint;
 pub mod failover;
 pub mod flags;
 pub mod follow;
+pub mod forecast;
 pub mod get;
 pub mod go;
 pub mod history;
@@ -90,6 +91,7 @@ pub mod txn;
 pub mod user;
 pub mod version;
 pub mod watch;
+pub mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -211,6 +213,10 @@ pub enum Verb {
     Failover(failover::Arguments),
     /// Past changes of the primary
     History(history::Arguments),
+    /// What happened last, and why; or why nothing happens
+    Why(why::Arguments),
+    /// What would happen if the primary died now
+    Forecast(forecast::Arguments),
     /// The cluster's dynamic configuration
     ShowConfig(show_config::Arguments),
     /// Versions of this tool and of the members
@@ -352,6 +358,8 @@ impl Cli {
             Verb::Switchover(arguments) => arguments.run(&context).await,
             Verb::Failover(arguments) => arguments.run(&context).await,
             Verb::History(arguments) => arguments.run(&context).await,
+            Verb::Why(arguments) => arguments.run(&context).await,
+            Verb::Forecast(arguments) => arguments.run(&context).await,
             Verb::ShowConfig(arguments) => arguments.run(&context).await,
             Verb::Version(arguments) => arguments.run(&context).await,
             Verb::Get(arguments) => arguments.run(&context).await,
