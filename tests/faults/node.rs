@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_drill::ports::Ports;
-use quorate_drill::{Cluster, Spec};
+use quorate_drill::{Cluster, Network, Spec, Timing};
 
 use crate::SOON;
 use crate::process::{Ended, Process, assert_untouched, binary_run, scratch, tree, wait_until};
@@ -30,8 +30,9 @@ impl Node {
             user: "postgres".to_owned(),
             nodes: 1,
             base_port: None,
-            ttl_s: 5,
+            timing: Timing::DEFAULT,
             synchronous_mode: "off".to_owned(),
+            network: Network::Loopback,
         };
         let cluster = Cluster::prepare(spec).unwrap();
         let node = &cluster.nodes[0];

@@ -6,7 +6,7 @@ pub mod stores;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use quorate_drill::{Cluster, Spec};
+use quorate_drill::{Cluster, Network, Spec, Timing};
 use tempfile::TempDir;
 
 /// PostgreSQL's programs.
@@ -57,12 +57,21 @@ pub fn store_command() -> Vec<String> {
     }
 }
 
-/// A cluster to start, in a directory that is removed at the end.
+/// A cluster to start on loopback, in a directory that is removed at the end.
 ///
 /// # Panics
 /// When the directory cannot be made or the ports cannot be had.
 #[must_use]
 pub fn cluster(ttl_s: u64, synchronous_mode: &str) -> (TempDir, Cluster) {
+    cluster_in(Network::Loopback, ttl_s, synchronous_mode)
+}
+
+/// The same in `network`.
+///
+/// # Panics
+/// When the directory cannot be made, the ports cannot be had, or a network cannot be made.
+#[must_use]
+pub fn cluster_in(network: Network, ttl_s: u64, synchronous_mode: &str) -> (TempDir, Cluster) {
     let dir = tempfile::Builder::new().prefix("quorate-").tempdir().expect("a temporary directory");
     let spec = Spec {
         dir: dir.path().canonicalize().expect("it was just made"),
@@ -71,8 +80,9 @@ pub fn cluster(ttl_s: u64, synchronous_mode: &str) -> (TempDir, Cluster) {
         user: "postgres".to_owned(),
         nodes: 3,
         base_port: None,
-        ttl_s,
+        timing: Timing::with_ttl(ttl_s),
         synchronous_mode: synchronous_mode.to_owned(),
+        network,
     };
     let cluster = Cluster::prepare(spec).expect("the cluster's directory and ports");
     (dir, cluster)

@@ -19,7 +19,7 @@ mod transcript;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use quorate_drill::writer::{Writer, verify};
+use quorate_drill::writer::{Target, Writer, verify};
 use rustix::process::Signal;
 
 use quorate_tests::stores::http_get;
@@ -47,7 +47,8 @@ fn stock_patroni_does_not_notice() {
 async fn run(setup: &mut Setup) -> Result<()> {
     bootstrap(setup).await?;
     reconfigure(setup).await?;
-    let writer = Writer::start(&setup.connection_string()).await?;
+    let database = Target::here(&setup.connection_string())?;
+    let writer = Writer::start(&database).await?;
     rows(setup, &writer).await?;
 
     switchover(setup, &writer).await?;
@@ -64,7 +65,7 @@ async fn run(setup: &mut Setup) -> Result<()> {
     through_the_proxy(setup).await?;
 
     let ledger = writer.stop().await;
-    let verdict = verify(&setup.connection_string(), &ledger).await?;
+    let verdict = verify(&database, &ledger).await?;
     setup.transcript.event(&format!("the ledger: {verdict:?}"));
     ensure!(verdict.lost.is_empty(), "acknowledged writes are lost: {verdict:?}");
     ensure!(verdict.unexplained.is_empty(), "rows that nobody wrote: {verdict:?}");

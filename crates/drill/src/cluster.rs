@@ -1,6 +1,6 @@
-//! A cluster of real processes in one directory on loopback.
+//! A cluster of real processes in one directory: on loopback, or each node in a network namespace of its own.
 
-use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,11 +10,18 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+use crate::configuration::{Timing, configuration};
+use crate::netns::{Cut, Net};
+use crate::place::Place;
 use crate::ports::{self, Ports};
+use crate::rest::At;
+use crate::writer::Target;
 use crate::{processes, rest};
 
-/// The superuser's password: loopback only, printed in the connection string.
-const PASSWORD: &str = "quorate";
+/// The superuser's password: loopback or a network of our own, printed in the connection string.
+pub(crate) const PASSWORD: &str = "quorate";
+/// The ports of a node that has an address to itself.
+const OWN_PORTS: Ports = Ports { postgres: 5432, rest: 8008, client: 2379, peer: 2380 };
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -29,12 +36,23 @@ pub struct Spec {
     pub user: String,
     /// Database nodes.
     pub nodes: usize,
-    /// Lowest port, or None for the kernel's choice.
+    /// Lowest port on loopback, or None for free ones.
     pub base_port: Option<u16>,
-    /// The primary lease.
-    pub ttl_s: u64,
+    /// Lease, timeouts, naps.
+    pub timing: Timing,
     /// Patroni's `synchronous_mode`, as YAML.
     pub synchronous_mode: String,
+    /// Where the nodes live.
+    pub network: Network,
+}
+
+/// Where the nodes of a cluster live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// All on 127.0.0.1, told apart by their ports. Nothing can be cut.
+    Loopback,
+    /// Each in a namespace with an address of its own and the default ports. Needs root.
+    Namespaces,
 }
 
 /// One node: a configuration file, a data directory, and perhaps a running process.
@@ -42,8 +60,12 @@ pub struct Spec {
 pub struct Node {
     /// `node1`, …
     pub name: String,
+    /// Its address.
+    pub address: IpAddr,
     /// Its ports.
     pub ports: Ports,
+    /// Its network: a client that stands here is cut off together with the node.
+    pub place: Place,
     /// Its directory.
     pub dir: PathBuf,
     process: Option<Child>,
@@ -68,6 +90,18 @@ impl Node {
         self.dir.join("quorate.log")
     }
 
+    /// Its REST API, asked from the node itself: also while the node is cut off.
+    #[must_use]
+    pub fn rest(&self) -> At {
+        At { place: self.place.clone(), address: (self.address, self.ports.rest).into() }
+    }
+
+    /// Its client port, asked from the node itself.
+    #[must_use]
+    pub fn store(&self) -> At {
+        At { place: self.place.clone(), address: (self.address, self.ports.client).into() }
+    }
+
     /// The process id of `quorate`, while it was not killed by the drill.
     #[must_use]
     pub fn pid(&self) -> Option<Pid> {
@@ -81,6 +115,21 @@ pub struct Cluster {
     spec: Spec,
     /// In order of their names.
     pub nodes: Vec<Node>,
+    /// Dropped after the nodes' processes were killed.
+    net: Option<Net>,
+    kept: bool,
+}
+
+impl Drop for Cluster {
+    /// For a story that panicked: a machine on which a drill ran looks as before.
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        for node in &self.nodes {
+            processes::signal(&processes::of_node(&node.dir), Signal::KILL);
+        }
+    }
 }
 
 impl Cluster {
@@ -94,29 +143,118 @@ impl Cluster {
                 bail!("{}: no such file; install or build it, or name another directory", binary.display());
             }
         }
-        let owner = owner(&spec.user)?;
-        let ports = ports::choose(spec.nodes, spec.base_port)?;
-        let nodes: Vec<Node> = ports
+        let names: Vec<String> = (1..=spec.nodes).map(|number| format!("node{number}")).collect();
+        let (net, ports) = match spec.network {
+            Network::Loopback => (None, ports::choose(spec.nodes, spec.base_port)?),
+            Network::Namespaces => {
+                let hosts: Vec<&str> = names.iter().map(String::as_str).chain(["outside"]).collect();
+                (Some(Net::create(&hosts)?), vec![OWN_PORTS; spec.nodes])
+            }
+        };
+        let nodes: Vec<Node> = names
             .into_iter()
+            .zip(ports)
             .enumerate()
-            .map(|(index, ports)| {
-                let name = format!("node{}", index + 1);
-                Node { dir: spec.dir.join(&name), name, ports, process: None }
+            .map(|(index, (name, ports))| {
+                let (address, place) = match &net {
+                    Some(net) => (net.address(index), net.place(index)),
+                    None => (IpAddr::V4(Ipv4Addr::LOCALHOST), Place::here()),
+                };
+                Node { dir: spec.dir.join(&name), name, address, ports, place, process: None }
             })
             .collect();
+        let cluster = Cluster { spec, nodes, net, kept: false };
+        cluster.lay_out()?;
+        Ok(cluster)
+    }
+
+    /// Directories and configuration files.
+    fn lay_out(&self) -> Result<()> {
+        let spec = &self.spec;
+        let owner = owner(&spec.user)?;
         std::fs::create_dir_all(&spec.dir)
             .with_context(|| format!("cannot create {}", spec.dir.display()))?;
         // PostgreSQL's user must be able to pass through.
         std::fs::set_permissions(&spec.dir, std::fs::Permissions::from_mode(0o755))?;
-        for node in &nodes {
+        for node in &self.nodes {
             let postgres = node.dir.join("postgres");
             std::fs::create_dir_all(&postgres)?;
             if let Some((uid, gid)) = owner {
                 std::os::unix::fs::chown(&postgres, Some(uid), Some(gid))?;
             }
-            std::fs::write(node.config(), configuration(&spec, &nodes, node))?;
+            std::fs::write(node.config(), configuration(spec, &self.nodes, node))?;
         }
-        Ok(Cluster { spec, nodes })
+        Ok(())
+    }
+
+    /// Back to before the first start: everything is killed and every directory is empty again.
+    ///
+    /// # Errors
+    /// When something survives, or a directory cannot be removed.
+    pub async fn wipe(&mut self) -> Result<()> {
+        self.kill_all().await?;
+        for node in &self.nodes {
+            std::fs::remove_dir_all(&node.dir)
+                .with_context(|| format!("cannot remove {}", node.dir.display()))?;
+        }
+        self.lay_out()
+    }
+
+    /// From now on exactly these cuts hold; the application that the drill plays is host [`Cluster::outside`].
+    ///
+    /// # Errors
+    /// On loopback, where nothing can be cut.
+    pub fn cut(&self, cuts: &[Cut]) -> Result<()> {
+        self.net()?.apply(cuts)
+    }
+
+    /// Delays what each node is sent; zero takes it away.
+    ///
+    /// # Errors
+    /// On loopback, or when the kernel cannot.
+    pub fn delay(&self, delay: Duration) -> Result<()> {
+        (0..self.nodes.len()).try_for_each(|host| self.net()?.delay(host, delay))
+    }
+
+    fn net(&self) -> Result<&Net> {
+        self.net.as_ref().context(
+            "this story cuts the network, and on loopback nothing can be cut: run it as root, without --network loopback",
+        )
+    }
+
+    /// Whether the nodes have a network that can be cut.
+    #[must_use]
+    pub fn can_cut(&self) -> bool {
+        self.net.is_some()
+    }
+
+    /// Where the application stands: on no node's side of any cut but the one that is made for it.
+    #[must_use]
+    pub fn outside(&self) -> Place {
+        self.net.as_ref().map_or_else(Place::here, |net| net.place(self.nodes.len()))
+    }
+
+    /// The database as the application sees it.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        Target {
+            place: self.outside(),
+            connection_string: self.connection_string(),
+            servers: self.nodes.iter().map(|node| (node.address, node.ports.postgres).into()).collect(),
+        }
+    }
+
+    /// What to put before a command that shall run where the application stands.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        self.net
+            .as_ref()
+            .map_or_else(String::new, |net| format!("ip netns exec {} ", net.namespace(self.nodes.len())))
+    }
+
+    /// The cluster is not to be stopped at the end.
+    pub fn keep(&mut self) {
+        self.kept = true;
     }
 
     /// Everything below this directory belongs to the cluster.
@@ -128,7 +266,25 @@ impl Cluster {
     /// The lease time.
     #[must_use]
     pub fn ttl(&self) -> Duration {
-        Duration::from_secs(self.spec.ttl_s)
+        self.spec.timing.ttl
+    }
+
+    /// Lease, timeouts, naps.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        self.spec.timing
+    }
+
+    /// `synchronous_mode` as configured.
+    #[must_use]
+    pub fn mode(&self) -> &str {
+        &self.spec.synchronous_mode
+    }
+
+    /// PostgreSQL's programs.
+    #[must_use]
+    pub fn bin_dir(&self) -> &Path {
+        &self.spec.bin_dir
     }
 
     /// Whether commits wait for a standby.
@@ -141,7 +297,7 @@ impl Cluster {
     #[must_use]
     pub fn connection_string(&self) -> String {
         let hosts: Vec<String> =
-            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports.postgres)).collect();
+            self.nodes.iter().map(|node| socket(node.address, node.ports.postgres)).collect();
         format!(
             "postgresql://postgres:{PASSWORD}@{}/postgres?target_session_attrs=read-write",
             hosts.join(",")
@@ -151,14 +307,15 @@ impl Cluster {
     /// The same for one node, whatever its role.
     #[must_use]
     pub fn connection_string_of(&self, index: usize) -> String {
-        format!("postgresql://postgres:{PASSWORD}@127.0.0.1:{}/postgres", self.nodes[index].ports.postgres)
+        let node = &self.nodes[index];
+        format!("postgresql://postgres:{PASSWORD}@{}/postgres", socket(node.address, node.ports.postgres))
     }
 
     /// The client endpoints, for `--endpoints`.
     #[must_use]
     pub fn endpoints(&self) -> String {
         let all: Vec<String> =
-            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports.client)).collect();
+            self.nodes.iter().map(|node| socket(node.address, node.ports.client)).collect();
         all.join(",")
     }
 
@@ -169,15 +326,18 @@ impl Cluster {
     pub fn start(&mut self, index: usize) -> Result<()> {
         let node = &mut self.nodes[index];
         let log = std::fs::File::options().create(true).append(true).open(node.log())?;
-        let child = Command::new(&self.spec.binary)
+        let mut command = Command::new(&self.spec.binary);
+        command
             .arg("run")
             .arg(node.config())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             // Ctrl-C is for the drill, which then stops the nodes in order.
-            .process_group(0)
-            .spawn()
+            .process_group(0);
+        let child = node
+            .place
+            .inside(|| command.spawn())?
             .with_context(|| format!("cannot start {}", self.spec.binary.display()))?;
         node.process = Some(child);
         Ok(())
@@ -188,15 +348,13 @@ impl Cluster {
     /// # Errors
     /// When something survives.
     pub async fn kill(&mut self, index: usize) -> Result<()> {
-        let data_dir = self.nodes[index].data_dir();
-        if let Some(mut child) = self.nodes[index].process.take() {
+        let node = &mut self.nodes[index];
+        processes::signal(&processes::of_node(&node.dir), Signal::KILL);
+        if let Some(mut child) = node.process.take() {
             child.start_kill().context("SIGKILL")?;
-            processes::kill_inside(&data_dir).await?;
             child.wait().await?;
-        } else {
-            processes::kill_inside(&data_dir).await?;
         }
-        Ok(())
+        processes::kill_node(&node.dir).await
     }
 
     /// The loss of power of every machine at once: every process is signalled before any is waited for.
@@ -208,10 +366,7 @@ impl Cluster {
             if let Some(child) = node.process.as_mut() {
                 child.start_kill().context("SIGKILL")?;
             }
-            for pid in processes::inside(&node.data_dir()) {
-                // It may be gone already: the wait below tells.
-                let _ = kill_process(pid, Signal::KILL);
-            }
+            processes::signal(&processes::of_node(&node.dir), Signal::KILL);
         }
         for index in 0..self.nodes.len() {
             self.kill(index).await?;
@@ -231,7 +386,7 @@ impl Cluster {
         Ok(ctl)
     }
 
-    /// Kills only the agent: PostgreSQL is left running without its keeper.
+    /// Kills only `quorate`, and with it the agent and the voter: PostgreSQL is left running without its keeper.
     ///
     /// # Errors
     /// When the process cannot be signalled.
@@ -240,6 +395,20 @@ impl Cluster {
             child.kill().await.context("SIGKILL")?;
         }
         Ok(())
+    }
+
+    /// Kills the guard of a node, if it has one: how many processes that were.
+    #[must_use]
+    pub fn kill_guard(&self, index: usize) -> usize {
+        let guards = processes::guards(&self.nodes[index].dir);
+        processes::signal(&guards, Signal::KILL);
+        guards.len()
+    }
+
+    /// Stops (SIGSTOP) or continues (SIGCONT) the agent of a node.
+    pub fn freeze_agent(&self, index: usize, frozen: bool) {
+        let pids: Vec<Pid> = self.nodes[index].pid().into_iter().collect();
+        processes::signal(&pids, if frozen { Signal::STOP } else { Signal::CONT });
     }
 
     /// A node whose process has ended by itself, with the last lines of its log.
@@ -267,6 +436,8 @@ impl Cluster {
     pub async fn stop(&mut self, deadline: Duration) -> Result<()> {
         let until = Instant::now() + deadline;
         for node in &self.nodes {
+            // What the drill has stopped takes no SIGTERM.
+            processes::signal(&processes::of_node(&node.dir), Signal::CONT);
             if let Some(pid) = node.pid() {
                 let _ = kill_process(pid, Signal::TERM);
             }
@@ -284,7 +455,7 @@ impl Cluster {
     /// The first answer of a living node.
     pub async fn view(&self) -> Option<rest::ClusterView> {
         for node in self.nodes.iter().filter(|node| node.process.is_some()) {
-            if let Ok(view) = rest::cluster(node.ports.rest).await {
+            if let Ok(view) = rest::cluster(node.rest()).await {
                 return Some(view);
             }
         }
@@ -294,7 +465,7 @@ impl Cluster {
     /// The node whose REST API says that it is the primary.
     pub async fn primary(&self) -> Option<usize> {
         for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.process.is_some()) {
-            if let Ok((200, _)) = rest::get(node.ports.rest, "/primary", Duration::from_millis(500)).await {
+            if let Ok((200, _)) = rest::get(node.rest(), "/primary", Duration::from_millis(500)).await {
                 return Some(index);
             }
         }
@@ -355,75 +526,6 @@ fn owner(user: &str) -> Result<Option<(u32, u32)>> {
     Ok(id().zip(id()))
 }
 
-fn configuration(spec: &Spec, nodes: &[Node], node: &Node) -> String {
-    let initial: Vec<String> =
-        nodes.iter().map(|other| format!("{}=127.0.0.1:{}", other.name, other.ports.peer)).collect();
-    let Ports { postgres, rest, client, peer } = node.ports;
-    let mut yaml = String::new();
-    let _ = write!(
-        yaml,
-        "\
-# Written by `quorate demo`.
-scope: demo
-name: {name}
-user: {user}
-
-restapi:
-  listen: 127.0.0.1:{rest}
-  connect_address: 127.0.0.1:{rest}
-
-dcs:
-  data_dir: {dir}/store
-  listen_peers: 127.0.0.1:{peer}
-  advertise_peers: 127.0.0.1:{peer}
-  listen_clients: 127.0.0.1:{client}
-  advertise_clients: 127.0.0.1:{client}
-  initial_cluster: {initial}
-
-bootstrap:
-  dcs:
-    ttl: {ttl}
-    loop_wait: 1
-    retry_timeout: 1
-    synchronous_mode: {mode}
-    postgresql:
-      use_pg_rewind: true
-      use_slots: true
-      parameters:
-        max_connections: 50
-  initdb:
-    - encoding: UTF8
-    - data-checksums
-
-postgresql:
-  listen: 127.0.0.1:{postgres}
-  connect_address: 127.0.0.1:{postgres}
-  data_dir: {data}
-  bin_dir: {bin}
-  pgpass: {dir}/postgres/pgpass
-  authentication:
-    superuser:
-      username: postgres
-      password: {PASSWORD}
-    replication:
-      username: replicator
-      password: {PASSWORD}
-  parameters:
-    unix_socket_directories: {dir}/postgres
-    shared_buffers: 32MB
-  pg_hba:
-    - local all all trust
-    - host replication replicator 127.0.0.1/32 scram-sha-256
-    - host all all 127.0.0.1/32 scram-sha-256
-",
-        name = node.name,
-        user = spec.user,
-        dir = node.dir.display(),
-        initial = initial.join(","),
-        ttl = spec.ttl_s,
-        mode = spec.synchronous_mode,
-        data = node.data_dir().display(),
-        bin = spec.bin_dir.display(),
-    );
-    yaml
+fn socket(address: IpAddr, port: u16) -> String {
+    SocketAddr::new(address, port).to_string()
 }

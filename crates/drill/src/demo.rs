@@ -1,68 +1,131 @@
 //! `quorate demo` and `quorate drill`: one command from nothing to a verdict.
+//!
+//! A story (`quorate drill cut --rounds 10`) builds one cluster and tells the story so many times. `table` does that for every
+//! event of the time budget, with a cluster for each line, and `soak` keeps one cluster under load for as long as
+//! it is told to. Whatever way it ends, also by Ctrl-C or a panic, nothing is left running: a cluster that is dropped kills its
+//! processes and removes its network.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cluster::{Cluster, Spec};
+use crate::cluster::{Cluster, Network, Spec};
+use crate::configuration::Timing;
+use crate::netns;
 use crate::observer::Timeline;
-use crate::report::Report;
-use crate::stories;
+use crate::report::{Report, Round};
+use crate::soak;
+use crate::stories::{self, Story, Told};
+use crate::table::{self, Preset};
 
 /// Stopping three nodes in order.
 const STOP: Duration = Duration::from_secs(20);
+/// Rounds of a line of the table when nobody says.
+const TABLE_ROUNDS: u16 = 10;
 
-/// What happens to the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Story {
-    /// The primary's node is lost and comes back.
-    Failover,
-    /// Two of three nodes are lost, then one returns.
-    QuorumLoss,
-    /// Every node is killed at the same moment and started again.
-    AllKilled,
+/// Which verb was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// To look at: on loopback, so that one can connect.
+    Demo,
+    /// To measure: in network namespaces when this is root.
+    Drill,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// One story.
+    Story(Story),
+    /// Every event of the time budget.
+    Table,
+    /// Load and stalls.
+    Soak,
+}
+
+impl ValueEnum for What {
+    fn value_variants<'a>() -> &'a [What] {
+        static ALL: LazyLock<Vec<What>> = LazyLock::new(|| {
+            let stories = Story::value_variants().iter().copied().map(What::Story);
+            stories.chain([What::Table, What::Soak]).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            What::Story(story) => story.to_possible_value(),
+            What::Table => {
+                Some(PossibleValue::new("table").help("Every event of the time budget, with its target"))
+            }
+            What::Soak => Some(
+                PossibleValue::new("soak")
+                    .help("pgbench, checkpoint storms and a stall of 2 s every minute: nobody may fail over"),
+            ),
+        }
+    }
 }
 
 /// The command line of both verbs.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// The story to tell.
+    /// What to do
     #[arg(value_enum, default_value = "failover")]
-    pub story: Story,
-    /// How often the primary's node is lost (failover only).
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub rounds: u16,
-    /// Database nodes.
+    pub what: What,
+    /// How often [default: 1; table: 10]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: Option<u16>,
+    /// Database nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
     pub nodes: u8,
-    /// The primary lease in seconds.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=300))]
-    pub ttl: u64,
-    /// Whether a commit waits for a standby.
-    #[arg(long, value_enum, default_value = "quorum")]
-    pub synchronous_mode: SynchronousMode,
-    /// Where everything is put; a new directory below the system's temporary one when it is left out.
+    /// Whether a commit waits for a standby [default: quorum; table: quorum and off]
+    #[arg(long, value_enum, alias = "synchronous-mode")]
+    pub mode: Option<SynchronousMode>,
+    /// Lease and timeouts [default: default; table: both]
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
+    /// The primary lease in seconds, instead of the preset's
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=300))]
+    pub ttl: Option<u64>,
+    /// How long a cut or a stop is held, in seconds [default: two leases; agent-stopped: 60]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub hold: Option<u64>,
+    /// Where the nodes live
+    #[arg(long, value_enum, default_value = "auto")]
+    pub network: NetworkArg,
+    /// Only these events (table only)
+    #[arg(long, value_enum, value_name = "STORY", value_delimiter = ',')]
+    pub only: Vec<Story>,
+    /// How long (soak only)
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub minutes: u32,
+    /// Draws the same stalls again (soak only) [default: another one each time]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Where everything is put; a new directory below the system's temporary one when it is left out
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// Lowest of the ports to use, ten per node; the kernel chooses when it is left out.
+    /// Lowest of the ports on loopback, ten per node; free ones are chosen when it is left out
     #[arg(long)]
     pub base_port: Option<u16>,
-    /// Leave the cluster running at the end.
+    /// Leave the cluster running at the end (on loopback)
     #[arg(long)]
     pub keep: bool,
-    /// PostgreSQL's programs.
+    /// PostgreSQL's programs
     #[arg(long, default_value = "/usr/lib/postgresql/15/bin")]
     pub bin_dir: PathBuf,
-    /// The system user for PostgreSQL when this is run as root.
+    /// The system user for PostgreSQL when this is run as root
     #[arg(long, default_value = "postgres")]
     pub user: String,
-    /// The report as JSON on standard output instead of the story.
-    #[arg(long)]
-    pub json: bool,
+    /// The story as it happens, or a report for programs on standard output
+    #[arg(long, value_enum, default_value = "pretty")]
+    pub format: Format,
 }
 
 /// Patroni's `synchronous_mode`.
@@ -76,111 +139,292 @@ pub enum SynchronousMode {
     Quorum,
 }
 
-/// Tells the story. True: nothing acknowledged was lost and nothing was violated.
+impl SynchronousMode {
+    fn yaml(self) -> &'static str {
+        match self {
+            SynchronousMode::Off => "off",
+            SynchronousMode::On => "on",
+            SynchronousMode::Quorum => "quorum",
+        }
+    }
+}
+
+/// Where the nodes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NetworkArg {
+    /// Drills in namespaces when that is possible, demos on loopback.
+    Auto,
+    /// All on 127.0.0.1.
+    Loopback,
+    /// Each in a namespace of its own.
+    Namespaces,
+}
+
+/// How the end is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Pretty,
+    /// For programs.
+    Json,
+}
+
+/// Does it. True: nothing acknowledged was lost, nothing was violated, and every story came to its end.
 ///
 /// # Errors
 /// When the cluster cannot be built or does not recover; the sentence names the log files.
-pub async fn run(args: &DemoArgs) -> Result<bool> {
+pub async fn run(args: &DemoArgs, verb: Verb) -> Result<bool> {
+    let network = network(args, verb)?;
     let (dir, ours) = directory(args)?;
-    let binary = std::env::current_exe().context("cannot tell where this program is")?;
-    let spec = Spec {
-        dir: dir.clone(),
-        binary,
-        bin_dir: args.bin_dir.clone(),
-        user: args.user.clone(),
-        nodes: usize::from(args.nodes),
-        base_port: args.base_port,
-        ttl_s: args.ttl,
-        synchronous_mode: match args.synchronous_mode {
-            SynchronousMode::Off => "off".to_owned(),
-            SynchronousMode::On => "on".to_owned(),
-            SynchronousMode::Quorum => "quorum".to_owned(),
-        },
-    };
-    let mut cluster = Cluster::prepare(spec)?;
-    let end = tokio::select! {
-        outcome = tell(args, &mut cluster) => match outcome {
-            Ok(report) => End::Told(report),
-            Err(error) => End::Failed(error),
-        },
-        signal = interrupted() => End::Interrupted(signal),
-    };
-    if let (End::Told(_), true) = (&end, args.keep) {
-        if !args.json {
-            keep(&cluster);
-        }
-    } else {
-        if let End::Interrupted(signal) = end {
-            eprintln_line(&format!("{signal}: stopping every node"));
-        }
-        cluster.stop(STOP).await?;
-    }
-    let report = match end {
-        End::Told(report) => {
-            if ours && !args.keep {
-                remove(&dir)?;
-            }
-            report
-        }
-        End::Failed(error) => {
-            eprintln_line(&format!("the logs stay in {}/node*/quorate.log", dir.display()));
-            return Err(error);
-        }
-        End::Interrupted(signal) => {
+    let drill = Drill { args, network, dir: &dir };
+    // Whoever is dropped here kills what it has started.
+    let outcome = tokio::select! {
+        outcome = drill.perform() => outcome,
+        signal = interrupted() => {
             if ours {
-                remove(&dir)?;
+                // Processes that were just killed may still hold a file for a moment.
+                let _ = std::fs::remove_dir_all(&dir);
             }
             bail!("interrupted by {signal}; nothing is left running");
         }
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    match &outcome {
+        Ok(true) if ours && !args.keep => remove(&dir)?,
+        Ok(_) if args.keep => {}
+        Ok(_) => eprintln_line(&format!("the logs stay in {}", dir.display())),
+        Err(_) => eprintln_line(&format!("the logs stay in {}/node*/quorate.log", dir.display())),
     }
-    Ok(report.passed())
+    outcome
 }
 
-/// How a story ended.
-enum End {
-    Told(Report),
-    Failed(anyhow::Error),
-    Interrupted(&'static str),
+fn network(args: &DemoArgs, verb: Verb) -> Result<Network> {
+    let obstacle = netns::obstacle();
+    match (args.network, verb, obstacle) {
+        (NetworkArg::Loopback, _, _) | (NetworkArg::Auto, Verb::Demo, _) => Ok(Network::Loopback),
+        (NetworkArg::Namespaces, _, _) if args.keep => {
+            bail!("--keep needs --network loopback: a namespace ends with the drill")
+        }
+        (NetworkArg::Auto, Verb::Drill, None) if args.keep => Ok(Network::Loopback),
+        (NetworkArg::Namespaces, _, Some(why)) => bail!("{why}"),
+        (NetworkArg::Auto, Verb::Drill, Some(why)) => {
+            eprintln_line(&why);
+            Ok(Network::Loopback)
+        }
+        (NetworkArg::Auto | NetworkArg::Namespaces, _, None) => Ok(Network::Namespaces),
+    }
+}
+
+struct Drill<'a> {
+    args: &'a DemoArgs,
+    network: Network,
+    dir: &'a Path,
+}
+
+impl Drill<'_> {
+    async fn perform(&self) -> Result<bool> {
+        match self.args.what {
+            What::Story(story) => self.story(story).await,
+            What::Table => self.table().await,
+            What::Soak => self.soak().await,
+        }
+    }
+
+    fn pretty(&self) -> bool {
+        self.args.format == Format::Pretty
+    }
+
+    fn prepare(&self, dir: PathBuf, mode: SynchronousMode, preset: Preset) -> Result<Cluster> {
+        let timing = preset.timing();
+        let timing = match self.args.ttl {
+            Some(ttl) => Timing { ttl: Duration::from_secs(ttl), ..timing },
+            None => timing,
+        };
+        Cluster::prepare(Spec {
+            dir,
+            binary: std::env::current_exe().context("cannot tell where this program is")?,
+            bin_dir: self.args.bin_dir.clone(),
+            user: self.args.user.clone(),
+            nodes: usize::from(self.args.nodes),
+            base_port: self.args.base_port,
+            timing,
+            synchronous_mode: mode.yaml().to_owned(),
+            network: self.network,
+        })
+    }
+
+    /// A cluster as a single story or the soak has it.
+    fn one(&self) -> Result<Cluster> {
+        let (mode, preset) = (self.args.mode, self.args.preset);
+        let mode = mode.unwrap_or(SynchronousMode::Quorum);
+        self.prepare(self.dir.to_owned(), mode, preset.unwrap_or(Preset::Default))
+    }
+
+    fn hold(&self) -> Option<Duration> {
+        self.args.hold.map(Duration::from_secs)
+    }
+
+    async fn story(&self, story: Story) -> Result<bool> {
+        let mut cluster = self.one()?;
+        let told = self.tell(&mut cluster, story).await;
+        if self.args.keep && told.is_ok() {
+            if self.pretty() {
+                keep(&cluster);
+            }
+            cluster.keep();
+        } else {
+            cluster.stop(STOP).await?;
+        }
+        let report = told?;
+        if !self.pretty() {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        }
+        Ok(report.passed())
+    }
+
+    async fn tell(&self, cluster: &mut Cluster, story: Story) -> Result<Report> {
+        let timeline = Timeline::new(self.pretty());
+        self.build(cluster, &timeline).await?;
+        let rounds = usize::from(self.args.rounds.unwrap_or(1));
+        let told = stories::tell(cluster, &timeline, story, rounds, self.hold(), |_| {}).await?;
+        if self.pretty() {
+            println!();
+            list(cluster);
+            println!("\n{}", told.report.closing());
+        }
+        told.complete()
+    }
+
+    async fn build(&self, cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
+        if self.pretty() {
+            println!("building a cluster of {} nodes in {}", cluster.nodes.len(), cluster.dir().display());
+        }
+        let start = Instant::now();
+        let spinner = spinner(self.pretty(), "building");
+        let built = stories::build(cluster, timeline).await;
+        spinner.finish_and_clear();
+        built?;
+        if self.pretty() {
+            let (prefix, string) = (cluster.prefix(), cluster.connection_string());
+            println!("\nready after {:.1} s; connect with", start.elapsed().as_secs_f64());
+            println!("  {prefix}psql '{string}'\n");
+            list(cluster);
+            println!();
+        }
+        Ok(())
+    }
+
+    async fn table(&self) -> Result<bool> {
+        let modes =
+            self.args.mode.map_or(vec![SynchronousMode::Quorum, SynchronousMode::Off], |mode| vec![mode]);
+        let presets = self.args.preset.map_or(vec![Preset::Default, Preset::Fast], |preset| vec![preset]);
+        let stories = table::stories(&self.args.only);
+        if stories.is_empty() {
+            bail!("--only names no event of the table");
+        }
+        let rounds = usize::from(self.args.rounds.unwrap_or(TABLE_ROUNDS));
+        let mut lines = Vec::new();
+        for story in &stories {
+            for &preset in &presets {
+                for &mode in &modes {
+                    lines.extend(self.cell(*story, mode, preset, rounds).await);
+                }
+            }
+        }
+        match self.args.format {
+            Format::Pretty => println!("\n{}", table::render(&lines)),
+            Format::Json => println!("{}", serde_json::to_string_pretty(&lines)?),
+        }
+        Ok(lines.iter().all(|line| line.trouble.is_empty()))
+    }
+
+    /// One event in one column, whatever happens to it.
+    async fn cell(
+        &self,
+        story: Story,
+        mode: SynchronousMode,
+        preset: Preset,
+        rounds: usize,
+    ) -> Vec<table::Line> {
+        let column = format!("{}, {}, {preset:?}", story.name(), mode.yaml());
+        let told = self.row(story, mode, preset, rounds, &column).await;
+        let (report, failure) = match &told {
+            Ok(told) => (Some(&told.report), told.failure.as_ref()),
+            Err(error) => (None, Some(error)),
+        };
+        let failure = failure.map(|error| format!("{error:#}"));
+        let lines = table::lines(story, mode.yaml(), preset, report, failure.as_deref());
+        // A table takes hours: what is done is told at once.
+        eprintln_line(&table::render(&lines));
+        lines
+    }
+
+    async fn row(
+        &self,
+        story: Story,
+        mode: SynchronousMode,
+        preset: Preset,
+        rounds: usize,
+        column: &str,
+    ) -> Result<Told> {
+        let dir = self.dir.join(format!("{}-{}-{preset:?}", story.name(), mode.yaml()).to_lowercase());
+        let mut cluster = self.prepare(dir.clone(), mode, preset)?;
+        let spinner = spinner(true, column);
+        let timeline = Timeline::new(false);
+        let told = async {
+            stories::build(&mut cluster, &timeline).await?;
+            let mut done = 0;
+            stories::tell(&mut cluster, &timeline, story, rounds, self.hold(), |round: &Round| {
+                done += 1;
+                spinner.set_message(format!("{column}: {done} of {rounds}, {} ms", round.write_gap_ms));
+            })
+            .await
+        }
+        .await;
+        spinner.finish_and_clear();
+        let stopped = cluster.stop(STOP).await;
+        if matches!(&told, Ok(told) if told.failure.is_none() && told.report.passed())
+            && self.args.dir.is_none()
+        {
+            remove(&dir)?;
+        }
+        stopped.and(told)
+    }
+
+    async fn soak(&self) -> Result<bool> {
+        let mut cluster = self.one()?;
+        let soaked = async {
+            self.build(&mut cluster, &Timeline::new(self.pretty())).await?;
+            let seed = self.args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+            if self.pretty() {
+                println!("seed {seed}");
+            }
+            let pretty = self.pretty();
+            let each = |minute: &soak::Minute| {
+                if pretty {
+                    println!("{minute}");
+                }
+            };
+            soak::soak(&mut cluster, self.args.minutes, seed, each).await
+        }
+        .await;
+        cluster.stop(STOP).await?;
+        let soaked = soaked?;
+        match self.args.format {
+            Format::Pretty => println!(
+                "{} minutes, {} failovers, acknowledged {}, lost {}",
+                soaked.minutes.len(),
+                soaked.failovers,
+                soaked.verdict.acknowledged,
+                soaked.verdict.lost.len()
+            ),
+            Format::Json => println!("{}", serde_json::to_string_pretty(&soaked)?),
+        }
+        Ok(soaked.passed())
+    }
 }
 
 fn remove(dir: &Path) -> Result<()> {
     std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
-}
-
-async fn tell(args: &DemoArgs, cluster: &mut Cluster) -> Result<Report> {
-    let talk = !args.json;
-    if talk {
-        println!("building a cluster of {} nodes in {}", cluster.nodes.len(), cluster.dir().display());
-    }
-    let timeline = Timeline::new(talk);
-    let start = Instant::now();
-    let spinner = spinner(talk);
-    let built = stories::build(cluster, &timeline).await;
-    spinner.finish_and_clear();
-    built?;
-    if talk {
-        println!(
-            "\nready after {:.1} s; connect with\n  {}\n",
-            start.elapsed().as_secs_f64(),
-            cluster.connection_string()
-        );
-        table(cluster);
-        println!();
-    }
-    let report = match args.story {
-        Story::Failover => stories::failover(cluster, &timeline, usize::from(args.rounds)).await,
-        Story::QuorumLoss => stories::quorum_loss(cluster, &timeline).await,
-        Story::AllKilled => stories::all_killed(cluster, &timeline).await,
-    }?;
-    if talk {
-        println!();
-        table(cluster);
-        println!("\n{}", report.closing());
-    }
-    Ok(report)
 }
 
 /// A directory of the demo's own, and whether to remove it at the end.
@@ -200,19 +444,16 @@ fn directory(args: &DemoArgs) -> Result<(PathBuf, bool)> {
 }
 
 /// `quoratectl list`, as an operator would run it.
-fn table(cluster: &Cluster) {
-    let Some(ctl) = ctl() else { return };
-    let _ = Command::new(ctl).args(["--endpoints", &cluster.endpoints(), "--scope", "demo", "list"]).status();
-}
-
-/// The ctl beside this program.
-fn ctl() -> Option<PathBuf> {
-    let beside = std::env::current_exe().ok()?.parent().map(|dir| dir.join("quoratectl"))?;
-    beside.exists().then_some(beside)
+fn list(cluster: &Cluster) {
+    let Ok(ctl) = cluster.ctl() else { return };
+    let mut command = Command::new(ctl);
+    command.args(["--endpoints", &cluster.endpoints(), "--scope", "demo", "list"]);
+    // For the reader; the story goes on without it.
+    let _ = cluster.outside().inside(|| command.status());
 }
 
 fn keep(cluster: &Cluster) {
-    let ctl = ctl().unwrap_or_else(|| Path::new("quoratectl").to_owned());
+    let ctl = cluster.ctl().unwrap_or_else(|_| Path::new("quoratectl").to_owned());
     println!("the cluster is left running:");
     println!("  psql '{}'", cluster.connection_string());
     println!("  {} --endpoints {} --scope demo list", ctl.display(), cluster.endpoints());
@@ -225,13 +466,13 @@ fn keep(cluster: &Cluster) {
     println!("  kill {}    # stops it; then remove {}", pids.join(" "), cluster.dir().display());
 }
 
-fn spinner(visible: bool) -> ProgressBar {
+fn spinner(visible: bool, what: &str) -> ProgressBar {
     if !visible {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{spinner} building {elapsed}")
+    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let spinner = ProgressBar::new_spinner().with_style(style);
+    let spinner = ProgressBar::new_spinner().with_style(style).with_message(what.to_owned());
     spinner.enable_steady_tick(Duration::from_millis(120));
     spinner
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
-use crate::rest;
+use crate::rest::{self, At};
 
 /// Between two looks at a node.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -101,16 +101,18 @@ pub fn observe(cluster: &Cluster, timeline: &Timeline) -> Observer {
     let tasks = cluster
         .nodes
         .iter()
-        .map(|node| tokio::spawn(watch(node.name.clone(), node.ports.rest, timeline.clone())))
+        .map(|node| tokio::spawn(watch(node.name.clone(), node.rest(), timeline.clone())))
         .collect();
     Observer { tasks }
 }
 
-async fn watch(name: String, port: u16, timeline: Timeline) {
+async fn watch(name: String, at: At, timeline: Timeline) {
     let mut before: Option<BTreeMap<&'static str, String>> = None;
     loop {
-        let now =
-            rest::get(port, "/patroni", Duration::from_millis(500)).await.ok().map(|(_, body)| facts(&body));
+        let now = rest::get(at.clone(), "/patroni", Duration::from_millis(500))
+            .await
+            .ok()
+            .map(|(_, body)| facts(&body));
         if now != before {
             match (&before, &now) {
                 (None, Some(now)) => timeline.event(&name, describe(now)),

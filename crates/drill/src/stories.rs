@@ -1,21 +1,111 @@
 //! The stories: each reads like a runbook, and each returns what clients saw.
 
-use std::time::{Duration, Instant};
+mod cut;
+mod killed;
+mod lost;
+mod planned;
+mod quorum;
+mod rest;
+mod start;
+mod stopped;
+mod store;
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::cluster::Cluster;
-use crate::keys::{self, KeyWriter};
 use crate::observer::{Timeline, observe};
-use crate::report::{Report, Round, ms};
-use crate::writer::{Verdict, Writer, verify};
+use crate::report::{Report, Round};
+use crate::stage::{SETTLE, Stage};
 
-/// A cluster at rest after a start, a failover or a rejoin; generous, because two cores may carry three of everything.
-const SETTLE: Duration = Duration::from_secs(90);
-/// Writes resume: far beyond every target, so that a missed target is reported and not cut off.
-const RESUME: Duration = Duration::from_secs(60);
-/// Traffic before the first fault and after the last one.
-const TRAFFIC: usize = 100;
+/// What happens to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Story {
+    /// The primary's node is lost and comes back; its voter follows
+    Failover,
+    /// The primary's node is lost while its voter leads the store
+    FailoverStoreLeader,
+    /// The primary's node is cut off without a word, both ways
+    Cut,
+    /// What the primary's node sends is lost; it still hears the others
+    CutOutgoing,
+    /// The primary's node hears nobody; the others hear it
+    CutIncoming,
+    /// The primary and one standby do not hear each other
+    CutBetween,
+    /// The primary is cut off; when it is back, before it has rewound, the new one is cut off
+    TwoCuts,
+    /// The primary's agent is stopped (SIGSTOP) and continued later
+    AgentStopped,
+    /// The primary's agent alone is killed and started again at once
+    AgentRestarted,
+    /// The primary's agent alone is killed, and started again when somebody else writes
+    AgentKilled,
+    /// The primary's guard alone is killed
+    GuardKilled,
+    /// The primary's agent and guard are killed, PostgreSQL is not
+    BothKilled,
+    /// The primary's postmaster is killed
+    PostmasterKilled,
+    /// A planned switchover
+    Switchover,
+    /// Two of three nodes are lost, then one returns
+    QuorumLoss,
+    /// Every node is killed at the same moment and started again
+    AllKilled,
+    /// The leader of the store, not the primary, is killed
+    StoreLeaderKilled,
+    /// The first start, from empty directories
+    FirstStart,
+    /// Nothing happens: what the process takes at rest
+    Memory,
+    /// Every packet to a node is delayed by 100, then 500 ms (needs netem)
+    Delay,
+}
+
+impl Story {
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// How long a cut or a stop is held when nobody says: long enough to see what the old side does after its lease.
+    #[must_use]
+    pub fn hold(self, ttl: Duration) -> Duration {
+        match self {
+            Story::AgentStopped => Duration::from_secs(60),
+            _ => ttl * 2,
+        }
+    }
+
+    async fn round(self, stage: &mut Stage<'_>) -> Result<Round> {
+        match self {
+            Story::Failover => lost::node(stage, lost::Voter::Follows).await,
+            Story::FailoverStoreLeader => lost::node(stage, lost::Voter::Leads).await,
+            Story::Cut => cut::primary(stage, cut::Direction::Both).await,
+            Story::CutOutgoing => cut::primary(stage, cut::Direction::Outgoing).await,
+            Story::CutIncoming => cut::primary(stage, cut::Direction::Incoming).await,
+            Story::CutBetween => cut::between(stage).await,
+            Story::TwoCuts => cut::twice(stage).await,
+            Story::AgentStopped => stopped::agent(stage).await,
+            Story::AgentRestarted => killed::agent_and_restarted(stage).await,
+            Story::AgentKilled => killed::keepers(stage, killed::Keepers::Agent).await,
+            Story::GuardKilled => killed::guard(stage).await,
+            Story::BothKilled => killed::keepers(stage, killed::Keepers::Both).await,
+            Story::PostmasterKilled => killed::postmaster(stage).await,
+            Story::Switchover => planned::switchover(stage).await,
+            Story::QuorumLoss => quorum::two_lost(stage).await,
+            Story::AllKilled => quorum::all_killed(stage).await,
+            Story::StoreLeaderKilled => store::leader_killed(stage).await,
+            Story::FirstStart => start::first(stage).await,
+            Story::Memory => rest::memory(stage).await,
+            Story::Delay => rest::delay(stage).await,
+        }
+    }
+}
 
 /// Starts every node and waits until the cluster is at rest.
 ///
@@ -30,268 +120,58 @@ pub async fn build(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
     cluster.wait_until("streaming standbys", SETTLE, async |cluster| cluster.whole().await).await
 }
 
-/// The primary's node is lost (SIGKILL to everything of it), writes resume elsewhere, the node comes back as a standby;
-/// `rounds` times in a row, each time whoever is primary then.
-///
-/// # Errors
-/// When the cluster does not recover at all. Lost rows are no error here: they are the report's verdict.
-pub async fn failover(cluster: &mut Cluster, timeline: &Timeline, rounds: usize) -> Result<Report> {
-    let writer = Writer::start(&cluster.connection_string()).await?;
-    let observer = observe(cluster, timeline);
-    written(cluster, &writer, TRAFFIC).await?;
-    let mut done = Vec::new();
-    for _ in 0..rounds {
-        let old = cluster.primary().await.context("no primary before the fault")?;
-        let from = cluster.nodes[old].name.clone();
-        let killed = Instant::now();
-        timeline.fault(killed);
-        timeline.event_at(killed, &from, "kill -9 of quorate and of every PostgreSQL process");
-        cluster.kill(old).await?;
-        let old_port = cluster.nodes[old].ports.postgres;
-        cluster
-            .wait_until("acknowledged write elsewhere", RESUME, async |_| {
-                writer.last().is_some_and(|row| row.at > killed && row.port != old_port)
-            })
-            .await?;
-        let (gap, first) = writer.ledger().gap_after(killed).context("no acknowledgement after the fault")?;
-        let new = cluster.nodes.iter().position(|node| node.ports.postgres == first.port);
-        let to = new.map_or_else(|| "?".to_owned(), |index| cluster.nodes[index].name.clone());
-        timeline.event_at(first.at, &to, format!("acknowledges writes again; gap {} ms", ms(gap)));
-        cluster.start(old)?;
-        timeline.event(&from, "started again");
-        cluster.wait_until("streaming standbys", SETTLE, async |cluster| cluster.whole().await).await?;
-        timeline.event("", "every node streams again");
-        written(cluster, &writer, writer.count() + TRAFFIC / 2).await?;
-        let verdict = verify(&cluster.connection_string(), &writer.ledger()).await?;
-        let view = cluster.view().await;
-        done.push(Round {
-            fault: "the primary's node is lost".to_owned(),
-            from,
-            timeline: view.and_then(|view| view.members.into_iter().find(|m| m.name == to)?.timeline),
-            to,
-            write_gap_ms: ms(gap),
-            lost: verdict.lost.len(),
-        });
-    }
-    drop(observer);
-    let ledger = writer.stop().await;
-    let verdict = verify(&cluster.connection_string(), &ledger).await?;
-    Ok(report("failover", cluster, done, verdict, Vec::new(), timeline))
+/// A drill: what was seen, and the error that ended it early, if one did.
+#[derive(Debug)]
+pub struct Told {
+    /// The rounds that came to their end.
+    pub report: Report,
+    /// Why there are not more.
+    pub failure: Option<anyhow::Error>,
 }
 
-/// Two of three nodes are lost while writes run: the remaining primary stops acknowledging before its lease could have
-/// expired, and serves again when one node is back.
-///
-/// # Errors
-/// When the cluster does not recover at all.
-pub async fn quorum_loss(cluster: &mut Cluster, timeline: &Timeline) -> Result<Report> {
-    let writer = Writer::start(&cluster.connection_string()).await?;
-    let observer = observe(cluster, timeline);
-    written(cluster, &writer, TRAFFIC).await?;
-    let primary = cluster.primary().await.context("no primary before the fault")?;
-    let name = cluster.nodes[primary].name.clone();
-    let others: Vec<usize> = (0..cluster.nodes.len()).filter(|index| *index != primary).collect();
-    let killed = Instant::now();
-    timeline.fault(killed);
-    for &index in &others {
-        cluster.kill(index).await?;
-        timeline.event(&cluster.nodes[index].name.clone(), "kill -9 of everything");
-    }
-    let quorum_lost = Instant::now();
-    let ttl = cluster.ttl();
-    // Its PostgreSQL must be gone or read-only before the last renewal can have expired, however that is done.
-    let rest = cluster.nodes[primary].ports.rest;
-    let mut violations = Vec::new();
-    let mut fenced = None;
-    while fenced.is_none() && quorum_lost.elapsed() < ttl * 3 {
-        if !takes_writes(cluster, primary).await {
-            fenced = Some(Instant::now());
-        } else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+impl Told {
+    /// The report of a drill that came to its end.
+    ///
+    /// # Errors
+    /// Why it did not.
+    pub fn complete(self) -> Result<Report> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => Ok(self.report),
         }
     }
-    match fenced {
-        Some(at) => {
-            timeline.event_at(
-                at,
-                &name,
-                format!(
-                    "takes no writes any more; its lease could have lived until {:+.3} s",
-                    (quorum_lost - killed + ttl).as_secs_f64()
-                ),
-            );
-            if at > quorum_lost + ttl {
-                violations
-                    .push(format!("{name} took writes {} ms beyond its lease", ms(at - quorum_lost - ttl)));
-            }
-        }
-        None => violations
-            .push(format!("{name} still takes writes {} s after the quorum was lost", (ttl * 3).as_secs())),
-    }
-    let silent = writer.last();
-    if let Some(last) = silent {
-        let after = last.at.saturating_duration_since(killed);
-        timeline.event(&name, format!("had acknowledged its last write at +{:.3} s", after.as_secs_f64()));
-        if last.at > quorum_lost + ttl {
-            violations.push(format!(
-                "a write was acknowledged {} ms after the lease had expired",
-                ms(last.at - quorum_lost - ttl)
-            ));
-        }
-    }
-    let (status, _) = crate::rest::get(rest, "/primary", Duration::from_secs(1))
-        .await
-        .unwrap_or((0, serde_json::Value::Null));
-    if status == 200 {
-        violations.push(format!("{name} still answers 200 on /primary without a quorum"));
-    }
-    let back = others[0];
-    let returned = Instant::now();
-    cluster.start(back)?;
-    timeline.event(&cluster.nodes[back].name.clone(), "started again: two of three");
-    cluster
-        .wait_until("acknowledged write after the quorum is back", RESUME, async |_| {
-            writer.last().is_some_and(|row| row.at > returned)
-        })
-        .await?;
-    let first = writer
-        .ledger()
-        .acknowledged
-        .iter()
-        .find(|row| row.at > returned)
-        .copied()
-        .context("the row is there")?;
-    let to = cluster
-        .nodes
-        .iter()
-        .find(|node| node.ports.postgres == first.port)
-        .map_or_else(String::new, |node| node.name.clone());
-    timeline.event_at(
-        first.at,
-        &to,
-        format!("acknowledges writes again, {} ms after the node was started", ms(first.at - returned)),
-    );
-    cluster.start(others[1])?;
-    timeline.event(&cluster.nodes[others[1]].name.clone(), "started again: three of three");
-    cluster.wait_until("streaming standbys", SETTLE, async |cluster| cluster.whole().await).await?;
-    timeline.event("", "every node streams again");
-    drop(observer);
-    let gap = writer.ledger().gap_after(killed).map_or(0, |(gap, _)| ms(gap));
-    let ledger = writer.stop().await;
-    let verdict = verify(&cluster.connection_string(), &ledger).await?;
-    let round = Round {
-        fault: "two of three nodes are lost".to_owned(),
-        from: name,
-        to,
-        timeline: None,
-        write_gap_ms: gap,
-        lost: verdict.lost.len(),
-    };
-    Ok(report("quorum-loss", cluster, vec![round], verdict, violations, timeline))
 }
 
-/// All nodes are killed at the same moment during writes and started again: every acknowledged row and every acknowledged
-/// key of the store is there, and the timeline has not moved.
+/// Tells `story` `rounds` times in a row, each time with whoever is primary then. `after` is called when a round is over.
 ///
 /// # Errors
-/// When the cluster does not recover at all.
-pub async fn all_killed(cluster: &mut Cluster, timeline: &Timeline) -> Result<Report> {
-    let writer = Writer::start(&cluster.connection_string()).await?;
-    let (ctl, endpoints) = (cluster.ctl()?, cluster.endpoints());
-    let key_writer = KeyWriter::start(&ctl, &endpoints);
-    let observer = observe(cluster, timeline);
-    written(cluster, &writer, TRAFFIC).await?;
-    let primary = cluster.primary().await.context("no primary before the fault")?;
-    let before = leader_timeline(cluster).await;
-    let killed = Instant::now();
-    timeline.fault(killed);
-    cluster.kill_all().await?;
-    timeline.event("", "kill -9 of everything on every node");
-    for index in 0..cluster.nodes.len() {
-        cluster.start(index)?;
-    }
-    timeline.event("", "every node started again");
-    cluster
-        .wait_until("acknowledged write", RESUME, async |_| {
-            writer.last().is_some_and(|row| row.at > killed + Duration::from_millis(500))
-        })
-        .await?;
-    let (gap, first) = writer.ledger().gap_after(killed).context("no acknowledgement after the fault")?;
-    let to = cluster
-        .nodes
-        .iter()
-        .find(|node| node.ports.postgres == first.port)
-        .map_or_else(String::new, |node| node.name.clone());
-    timeline.event_at(first.at, &to, format!("acknowledges writes again; gap {} ms", ms(gap)));
-    cluster.wait_until("streaming standbys", SETTLE, async |cluster| cluster.whole().await).await?;
-    timeline.event("", "every node streams again");
-    let after = leader_timeline(cluster).await;
-    let mut violations = Vec::new();
-    let keys = key_writer.stop().await;
-    let missing = keys::missing(&ctl, &endpoints, &keys).await?;
-    timeline.event("", format!("keys of the store: acknowledged {}, lost {}", keys.len(), missing.len()));
-    if keys.is_empty() || !missing.is_empty() {
-        violations.push(format!("of {} acknowledged keys the store lacks {missing:?}", keys.len()));
-    }
-    if before != after {
-        violations.push(format!(
-            "the timeline moved from {before:?} to {after:?} although nobody was lost for good"
-        ));
-    }
-    drop(observer);
-    let ledger = writer.stop().await;
-    let verdict = verify(&cluster.connection_string(), &ledger).await?;
-    let round = Round {
-        fault: "every node is killed".to_owned(),
-        from: cluster.nodes[primary].name.clone(),
-        to,
-        timeline: after,
-        write_gap_ms: ms(gap),
-        lost: verdict.lost.len(),
-    };
-    Ok(report("all-killed", cluster, vec![round], verdict, violations, timeline))
-}
-
-async fn leader_timeline(cluster: &Cluster) -> Option<u32> {
-    cluster.view().await?.members.into_iter().find(|member| member.role == "leader")?.timeline
-}
-
-/// Whether the node's PostgreSQL answers and is not a standby: whoever connects may write there.
-async fn takes_writes(cluster: &Cluster, index: usize) -> bool {
-    let mut config: tokio_postgres::Config = match cluster.connection_string_of(index).parse() {
-        Ok(config) => config,
-        Err(_) => return false,
-    };
-    config.connect_timeout(Duration::from_millis(500));
-    let ask = async {
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.ok()?;
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok().map(|row| !row.get::<_, bool>(0))
-    };
-    tokio::time::timeout(Duration::from_millis(500), ask).await.ok().flatten().unwrap_or(false)
-}
-
-async fn written(cluster: &mut Cluster, writer: &Writer, rows: usize) -> Result<()> {
-    cluster.wait_until("acknowledged writes", RESUME, async |_| writer.count() >= rows).await
-}
-
-fn report(
-    drill: &'static str,
-    cluster: &Cluster,
-    rounds: Vec<Round>,
-    verdict: Verdict,
-    violations: Vec<String>,
+/// When what was written cannot be read at the end. Lost rows are no error here: they are the report's verdict.
+pub async fn tell(
+    cluster: &mut Cluster,
     timeline: &Timeline,
-) -> Report {
-    Report {
-        drill,
-        synchronous: cluster.synchronous(),
-        ttl_s: cluster.ttl().as_secs(),
-        rounds,
-        verdict,
-        violations,
-        events: timeline.lines(),
+    story: Story,
+    rounds: usize,
+    hold: Option<Duration>,
+    mut after: impl FnMut(&Round),
+) -> Result<Told> {
+    let observer = observe(cluster, timeline);
+    let hold = hold.unwrap_or_else(|| story.hold(cluster.ttl()));
+    let mut stage = Stage::new(cluster, timeline, hold);
+    let mut failure = None;
+    while stage.rounds() < rounds && failure.is_none() {
+        match story.round(&mut stage).await {
+            Ok(round) => {
+                after(&round);
+                stage.done(round);
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    drop(observer);
+    match (stage.report(story.name()).await, failure) {
+        (Ok(report), failure) => Ok(Told { report, failure }),
+        // The first reason is the better one: a cluster that does not come back cannot be read either.
+        (Err(_), Some(failure)) => Err(failure),
+        (Err(error), None) => Err(error),
     }
 }

@@ -1,72 +1,124 @@
-//! A client that writes one row every 20 ms and remembers what it was told.
+//! A client that writes one row every 20 ms and remembers what it was told, wherever it stands.
 //!
-//! Every row has its own id, used once: a row whose answer never came is never written again, so that *acknowledged*,
-//! *unknown* and *present* are sets that can be compared. The connection is made from the multi-host connection string
-//! that an application would use; a write that has no answer within the deadline counts as unknown and costs its
-//! connection.
+//! The connection is made from the multi-host connection string that an application would use (`target_session_attrs=read-write`),
+//! host after host, as libpq does.
+//!
+//! # What the probe adds to a gap
+//!
+//! - [`PERIOD`], 20 ms: the write that would have shown the end earlier was not sent yet.
+//! - A host that answers nothing costs [`CONNECT_TIMEOUT`], 50 ms, before the next one is tried. With one host cut off that is at most
+//!   50 ms and 25 ms on average; with two, twice that. A host that refuses or says that it is a standby costs a few milliseconds.
+//! - [`RECONNECT_PAUSE`], 20 ms, between two rounds over all hosts.
+//!
+//! A write without an answer does not hold the probe up: after [`PATIENCE`] it is left to wait in the background and the probe looks for a
+//! server that answers. It is not given up, though. An answer that comes later, from an old primary at its last breath, is
+//! noted when it comes: exactly these are the acknowledgements that a split brain consists of. While a write waits at a server,
+//! no second one is sent to the same server, so that a stalled primary is not buried under sessions.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
+
+pub use crate::ledger::{Acknowledged, Ledger, Verdict};
+use crate::place::Place;
 
 /// Between two writes.
 pub const PERIOD: Duration = Duration::from_millis(20);
-/// A write without an answer for this long is unknown.
-const WRITE_DEADLINE: Duration = Duration::from_secs(2);
-/// One round over all hosts of the connection string.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// Between two failed attempts to connect.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// A TCP connection to one host; the handshake is the kernel's work, so even a busy host is faster.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
+/// Between two failed rounds over all hosts.
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// A write without an answer for this long is left to wait in the background. Shorter than any failover, so it adds nothing.
+pub const PATIENCE: Duration = Duration::from_millis(200);
+/// One round over all hosts, with authentication and the question of who is primary.
+const ROUND_DEADLINE: Duration = Duration::from_secs(1);
+/// Patience for the table at the beginning and the comparison at the end, when a primary is known to be there.
+const UNHURRIED: Duration = Duration::from_secs(10);
+/// Ids of one writer; the next writer's begin there.
+const IDS: i64 = 1_000_000;
 
-/// An acknowledged row.
-#[derive(Debug, Clone, Copy)]
-pub struct Acknowledged {
-    /// The row.
-    pub id: i64,
-    /// When the answer came.
-    pub at: Instant,
-    /// The port of the server that answered.
-    pub port: u16,
+/// A database as an application sees it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Where the application stands.
+    pub place: Place,
+    /// All hosts, `target_session_attrs=read-write`.
+    pub connection_string: String,
+    /// The hosts in the same order, to say which one answered.
+    pub servers: Vec<SocketAddr>,
 }
 
-/// What the writer was told.
-#[derive(Debug, Default, Clone)]
-pub struct Ledger {
-    /// In order of the answers.
-    pub acknowledged: Vec<Acknowledged>,
-    /// Sent, but no answer came.
-    pub unknown: Vec<i64>,
-}
-
-impl Ledger {
-    /// The longest pause between two acknowledgements that ends after `since`, and when it ended.
-    #[must_use]
-    pub fn gap_after(&self, since: Instant) -> Option<(Duration, Acknowledged)> {
-        self.acknowledged
-            .windows(2)
-            .filter(|pair| pair[1].at >= since)
-            .map(|pair| (pair[1].at - pair[0].at, pair[1]))
-            .max_by_key(|(gap, _)| *gap)
+impl Target {
+    /// A database that is reached from this process's own network; who answers is told by the order of the hosts.
+    ///
+    /// # Errors
+    /// A connection string without IP addresses.
+    pub fn here(connection_string: &str) -> Result<Target> {
+        let config: Config = connection_string.parse()?;
+        let mut servers = Vec::new();
+        for (host, port) in config.get_hosts().iter().zip(config.get_ports()) {
+            let tokio_postgres::config::Host::Tcp(name) = host else {
+                bail!("{host:?} is no address: name hosts by their IP addresses");
+            };
+            servers.push((name.parse::<IpAddr>().context("a host without an IP address")?, *port).into());
+        }
+        Ok(Target { place: Place::here(), connection_string: connection_string.to_owned(), servers })
     }
 
-    /// The last acknowledgement, if there is one.
+    /// The same database from elsewhere.
     #[must_use]
-    pub fn last(&self) -> Option<Acknowledged> {
-        self.acknowledged.last().copied()
+    pub fn seen_from(&self, place: Place) -> Target {
+        Target { place, ..self.clone() }
+    }
+
+    /// The same database, with one host tried after all the others.
+    ///
+    /// # Errors
+    /// When the connection string does not list the servers in their order.
+    pub fn with_last(&self, server: usize) -> Result<Target> {
+        let list =
+            |servers: &[SocketAddr]| servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+        let mut order = self.servers.clone();
+        let last = order.remove(server);
+        order.push(last);
+        let (before, after) = (list(&self.servers), list(&order));
+        if !self.connection_string.contains(&before) {
+            bail!("the connection string does not list {before}");
+        }
+        Ok(Target { connection_string: self.connection_string.replacen(&before, &after, 1), ..self.clone() })
+    }
+
+    fn config(&self, connect_timeout: Duration) -> Result<Config> {
+        let mut config: Config = self.connection_string.parse()?;
+        config.connect_timeout(connect_timeout).application_name("quorate-drill");
+        Ok(config)
     }
 }
 
 /// The running writer.
 #[derive(Debug)]
 pub struct Writer {
-    ledger: Arc<Mutex<Ledger>>,
+    shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ledger: Mutex<Ledger>,
+}
+
+impl Shared {
+    fn with<T>(&self, see: impl FnOnce(&mut Ledger) -> T) -> T {
+        see(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Writer {
@@ -74,135 +126,259 @@ impl Writer {
     ///
     /// # Errors
     /// When no primary takes the table.
-    pub async fn start(connection_string: &str) -> Result<Writer> {
-        let mut config: Config = connection_string.parse()?;
-        config.connect_timeout(Duration::from_secs(1)).application_name("quorate-drill");
-        let (client, _) = connect(&config).await.context("no primary to write to")?;
-        client
-            .batch_execute("CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())")
-            .await?;
-        let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(write(config, ledger.clone(), stop.clone()));
-        Ok(Writer { ledger, stop, task })
+    pub async fn start(target: &Target) -> Result<Writer> {
+        prepare(target).await?;
+        Writer::begin(target, 0)
+    }
+
+    /// Starts to write into the table that [`prepare`] made; `number` keeps its rows apart from other writers'.
+    ///
+    /// # Errors
+    /// A connection string that is none.
+    pub fn begin(target: &Target, number: i64) -> Result<Writer> {
+        let config = target.config(CONNECT_TIMEOUT)?;
+        let (shared, stop) = (Arc::new(Shared::default()), Arc::new(AtomicBool::new(false)));
+        let probe = Probe {
+            config,
+            servers: target.servers.clone(),
+            shared: shared.clone(),
+            stop: stop.clone(),
+            id: number * IDS,
+            waiting: Vec::new(),
+        };
+        let task = target.place.spawn(probe.run());
+        Ok(Writer { shared, stop, task })
     }
 
     /// A copy of what it was told so far.
-    ///
-    /// # Panics
-    /// Never: nothing panics while it holds the lock.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
-        self.ledger.lock().expect("no panic inside").clone()
+        self.shared.with(|ledger| ledger.clone())
     }
 
     /// Acknowledged rows so far.
-    ///
-    /// # Panics
-    /// Never: nothing panics while it holds the lock.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.ledger.lock().expect("no panic inside").acknowledged.len()
+        self.shared.with(|ledger| ledger.acknowledged.len())
     }
 
     /// The last acknowledgement so far.
-    ///
-    /// # Panics
-    /// Never: nothing panics while it holds the lock.
     #[must_use]
     pub fn last(&self) -> Option<Acknowledged> {
-        self.ledger.lock().expect("no panic inside").last()
+        self.shared.with(|ledger| ledger.last())
     }
 
-    /// Stops after the write in flight and returns everything it was told.
+    /// Stops after the write in flight and returns everything it was told. What still waits somewhere is unknown.
     pub async fn stop(self) -> Ledger {
         self.stop.store(true, Ordering::Relaxed);
         let _ = self.task.await;
-        self.ledger.lock().expect("no panic inside").clone()
+        self.shared.with(|ledger| ledger.clone())
     }
 }
 
-async fn write(config: Config, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>) {
-    let mut id: i64 = 0;
-    'connection: while !stop.load(Ordering::Relaxed) {
-        let Ok((client, port)) = connect(&config).await else {
-            tokio::time::sleep(RECONNECT_PAUSE).await;
-            continue;
-        };
-        let Ok(insert) = client.prepare("INSERT INTO ledger (id) VALUES ($1)").await else { continue };
+/// Which run of which server: a server that was started again has no memory of a write that waited in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Server {
+    index: usize,
+    started: String,
+}
+
+struct Session {
+    client: Arc<Client>,
+    insert: tokio_postgres::Statement,
+    server: Server,
+}
+
+/// How a write ended.
+enum Answer {
+    Acknowledged,
+    /// Surely not written.
+    Refused,
+    Unknown,
+}
+
+struct Waiting {
+    id: i64,
+    server: Server,
+    write: JoinHandle<Answer>,
+}
+
+struct Probe {
+    config: Config,
+    servers: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+    id: i64,
+    waiting: Vec<Waiting>,
+}
+
+impl Probe {
+    async fn run(mut self) {
+        while !self.stopped() {
+            match session(&self.config, &self.servers, ROUND_DEADLINE).await {
+                Ok(session) if !self.waits_at(&session.server) => self.write_through(session).await,
+                Ok(_) | Err(_) => tokio::time::sleep(RECONNECT_PAUSE).await,
+            }
+        }
+        for waiting in &self.waiting {
+            if !waiting.write.is_finished() {
+                waiting.write.abort();
+                self.shared.with(|ledger| ledger.unknown.push(waiting.id));
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether a write has no answer from this server yet.
+    fn waits_at(&mut self, server: &Server) -> bool {
+        self.waiting.retain(|waiting| !waiting.write.is_finished());
+        self.waiting.iter().any(|waiting| waiting.server == *server)
+    }
+
+    /// Writes until the server fails, refuses or keeps silent.
+    async fn write_through(&mut self, session: Session) {
         let mut tick = tokio::time::interval(PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while !stop.load(Ordering::Relaxed) {
+        while !self.stopped() {
             tick.tick().await;
-            id += 1;
-            let answer = tokio::time::timeout(WRITE_DEADLINE, client.execute(&insert, &[&id])).await;
-            let mut ledger = ledger.lock().expect("no panic inside");
-            match answer {
-                Ok(Ok(_)) => ledger.acknowledged.push(Acknowledged { id, at: Instant::now(), port }),
-                // The server refused: the row is not there, and the connection may be to a standby by now.
-                Ok(Err(error)) if error.as_db_error().is_some() => continue 'connection,
-                Ok(Err(_)) | Err(_) => {
-                    ledger.unknown.push(id);
-                    continue 'connection;
+            self.id += 1;
+            let mut write = tokio::spawn(write(
+                session.client.clone(),
+                session.insert.clone(),
+                self.id,
+                session.server.index,
+                self.shared.clone(),
+            ));
+            match tokio::time::timeout(PATIENCE, &mut write).await {
+                Ok(Ok(Answer::Acknowledged)) => {}
+                Ok(Ok(Answer::Refused | Answer::Unknown) | Err(_)) => return,
+                Err(_) => {
+                    self.waiting.push(Waiting { id: self.id, server: session.server, write });
+                    return;
                 }
             }
         }
     }
 }
 
-/// The first host of the connection string that takes writes, and its port.
-async fn connect(config: &Config) -> Result<(Client, u16)> {
-    let connecting = async {
-        let (client, connection) = config.connect(NoTls).await?;
-        tokio::spawn(async move {
-            // Its end shows in the next query.
-            let _ = connection.await;
-        });
-        let row = client.query_one("SELECT current_setting('port')::int", &[]).await?;
-        let port: i32 = row.get(0);
-        anyhow::Ok((client, u16::try_from(port)?))
+/// One write; its outcome is noted here, at once, however late it is.
+async fn write(
+    client: Arc<Client>,
+    insert: tokio_postgres::Statement,
+    id: i64,
+    server: usize,
+    shared: Arc<Shared>,
+) -> Answer {
+    let outcome = client.execute(&insert, &[&id]).await;
+    let at = Instant::now();
+    let answer = match outcome {
+        Ok(_) => Answer::Acknowledged,
+        // A standby refuses before anything is written. Any other error may have come after the commit was on disk:
+        // a server that shuts down ends the wait for its standbys with one.
+        Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => Answer::Refused,
+        Err(_) => Answer::Unknown,
     };
-    tokio::time::timeout(CONNECT_DEADLINE, connecting).await.context("no answer from any host in time")?
+    shared.with(|ledger| match answer {
+        Answer::Acknowledged => ledger.acknowledged.push(Acknowledged { id, at, server }),
+        Answer::Refused => {}
+        Answer::Unknown => ledger.unknown.push(id),
+    });
+    answer
 }
 
-/// What the database holds at the end, against what the writer was told.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Verdict {
-    /// Rows whose acknowledgement reached the writer.
-    pub acknowledged: usize,
-    /// Acknowledged and not there.
-    pub lost: Vec<i64>,
-    /// No answer, and there.
-    pub unknown_present: usize,
-    /// No answer, and not there.
-    pub unknown_absent: usize,
-    /// There, although the server had refused or nobody sent it.
-    pub unexplained: Vec<i64>,
+/// The first host of the connection string that takes writes.
+async fn session(config: &Config, servers: &[SocketAddr], deadline: Duration) -> Result<Session> {
+    let connecting = async {
+        let client = connect(config).await?;
+        let row = client
+            .query_one(
+                "SELECT host(inet_server_addr()), inet_server_port(), pg_postmaster_start_time()::text",
+                &[],
+            )
+            .await?;
+        let (host, port, started): (String, i32, String) = (row.get(0), row.get(1), row.get(2));
+        let address = SocketAddr::new(host.parse()?, u16::try_from(port)?);
+        let index = servers
+            .iter()
+            .position(|server| *server == address)
+            .with_context(|| format!("{address} is not in the connection string"))?;
+        let insert = client.prepare("INSERT INTO ledger (id) VALUES ($1)").await?;
+        anyhow::Ok(Session { client: Arc::new(client), insert, server: Server { index, started } })
+    };
+    tokio::time::timeout(deadline, connecting).await.context("no answer from any host in time")?
 }
 
-/// Reads the table through `connection_string` and compares.
+async fn connect(config: &Config) -> Result<Client> {
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(async move {
+        // Its end shows in the next query.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// Makes the table that the writers write into.
+///
+/// # Errors
+/// When no primary takes it.
+pub async fn prepare(target: &Target) -> Result<()> {
+    let sql = "CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())";
+    unhurried(target, sql, "no primary to write to").await.map(|_| ())
+}
+
+/// Every id that the database holds.
 ///
 /// # Errors
 /// When the table cannot be read.
-pub async fn verify(connection_string: &str, ledger: &Ledger) -> Result<Verdict> {
-    let mut config: Config = connection_string.parse()?;
-    config.connect_timeout(Duration::from_secs(2));
-    let (client, _) = connect(&config).await.context("no primary to read from")?;
-    let present: BTreeSet<i64> =
-        client.query("SELECT id FROM ledger", &[]).await?.iter().map(|row| row.get(0)).collect();
-    let acknowledged: BTreeSet<i64> = ledger.acknowledged.iter().map(|row| row.id).collect();
-    let unknown: BTreeSet<i64> = ledger.unknown.iter().copied().collect();
-    Ok(Verdict {
-        acknowledged: acknowledged.len(),
-        lost: acknowledged.difference(&present).copied().collect(),
-        unknown_present: unknown.intersection(&present).count(),
-        unknown_absent: unknown.difference(&present).count(),
-        unexplained: present
-            .iter()
-            .copied()
-            .filter(|id| !acknowledged.contains(id) && !unknown.contains(id))
-            .collect(),
-    })
+pub async fn present(target: &Target) -> Result<BTreeSet<i64>> {
+    let rows = unhurried(target, "SELECT id FROM ledger", "no primary to read from").await?;
+    Ok(rows.into_iter().filter_map(|row| row.parse().ok()).collect())
+}
+
+/// Runs one statement on the primary; the first column of its rows, as text.
+///
+/// # Errors
+/// `what` when there is no primary within ten seconds.
+pub async fn unhurried(target: &Target, sql: &str, what: &str) -> Result<Vec<String>> {
+    let config = target.config(Duration::from_secs(1))?;
+    let (sql, what) = (sql.to_owned(), what.to_owned());
+    let task = target.place.spawn(async move {
+        let until = Instant::now() + UNHURRIED;
+        loop {
+            let asked = async {
+                let client = connect(&config).await?;
+                anyhow::Ok(client.simple_query(&sql).await?)
+            };
+            match tokio::time::timeout(UNHURRIED, asked).await {
+                Ok(Ok(messages)) => return Ok(first_column(messages)),
+                Ok(Err(error)) if Instant::now() > until => return Err(error.context(what)),
+                Err(_) => bail!("{what}: no answer in time"),
+                Ok(Err(_)) => tokio::time::sleep(RECONNECT_PAUSE).await,
+            }
+        }
+    });
+    task.await.context("the task that asks has ended")?
+}
+
+fn first_column(messages: Vec<tokio_postgres::SimpleQueryMessage>) -> Vec<String> {
+    messages
+        .into_iter()
+        .filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Reads the table through `target` and compares.
+///
+/// # Errors
+/// When the table cannot be read.
+pub async fn verify(target: &Target, ledger: &Ledger) -> Result<Verdict> {
+    Ok(ledger.compare(&present(target).await?))
 }
 
 #[cfg(test)]
@@ -210,17 +386,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gap_is_the_longest_pause_that_ends_after_the_fault() {
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let acknowledged = [0, 20, 900, 920, 1500, 1520]
-            .into_iter()
-            .zip(1..)
-            .map(|(ms, id)| Acknowledged { id, at: at(ms), port: 1 })
-            .collect();
-        let ledger = Ledger { acknowledged, unknown: vec![] };
-        let (gap, first) = ledger.gap_after(at(930)).unwrap();
-        assert_eq!((gap, first.id), (Duration::from_millis(580), 5));
-        assert!(ledger.gap_after(at(2000)).is_none());
+    fn hosts_are_told_apart_and_reordered() {
+        let target = Target::here("postgresql://u:p@10.0.0.1:5432,10.0.0.2:5433,10.0.0.3:5432/d").unwrap();
+        assert_eq!(target.servers.len(), 3);
+        assert_eq!(target.servers[1], "10.0.0.2:5433".parse().unwrap());
+        let other = target.with_last(0).unwrap();
+        assert_eq!(other.connection_string, "postgresql://u:p@10.0.0.2:5433,10.0.0.3:5432,10.0.0.1:5432/d");
+        assert_eq!(other.servers, target.servers, "numbers stay");
+        assert!(Target::here("postgresql://u@localhost/d").is_err());
     }
 }

@@ -1,0 +1,205 @@
+//! What clients were told, and what the database says about it at the end.
+//!
+//! Every row has an id that is used once, so *acknowledged*, *unknown* and *present* are sets that can be compared: an
+//! acknowledged row that is not there is **lost**, a row without an answer may be there or not, and a row that nobody sent
+//! must not be there. Each acknowledgement also names the server that gave it, and when the answer arrived, on one clock
+//! for all clients: that is what tells whether two servers ever acknowledged writes at the same time.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// An acknowledged row.
+#[derive(Debug, Clone, Copy)]
+pub struct Acknowledged {
+    /// The row.
+    pub id: i64,
+    /// When the answer came.
+    pub at: Instant,
+    /// The server that answered, by its number in the connection string.
+    pub server: usize,
+}
+
+/// What a client, or all of them together, was told.
+#[derive(Debug, Default, Clone)]
+pub struct Ledger {
+    /// In order of the answers.
+    pub acknowledged: Vec<Acknowledged>,
+    /// Sent, but no answer came, or one that does not say that the row is not there.
+    pub unknown: Vec<i64>,
+}
+
+/// A change of the server that acknowledges.
+#[derive(Debug, Clone, Copy)]
+pub struct Handover {
+    /// The last acknowledgement of the old server, if it gave any.
+    pub last_old: Option<Acknowledged>,
+    /// The first one of another server.
+    pub first_new: Acknowledged,
+}
+
+impl Handover {
+    /// From the last acknowledgement of the old side to the first one of the new, in milliseconds; negative when both
+    /// acknowledged at the same time.
+    #[must_use]
+    pub fn margin_ms(&self) -> Option<f64> {
+        let old = self.last_old?.at;
+        Some(match self.first_new.at.checked_duration_since(old) {
+            Some(after) => after.as_secs_f64() * 1000.0,
+            None => -(old - self.first_new.at).as_secs_f64() * 1000.0,
+        })
+    }
+}
+
+impl Ledger {
+    /// Several ledgers as one.
+    #[must_use]
+    pub fn merge(ledgers: impl IntoIterator<Item = Ledger>) -> Ledger {
+        let mut all = Ledger::default();
+        for ledger in ledgers {
+            all.acknowledged.extend(ledger.acknowledged);
+            all.unknown.extend(ledger.unknown);
+        }
+        all.acknowledged.sort_by_key(|row| row.at);
+        all
+    }
+
+    /// The longest pause between two acknowledgements that ends after `since`, and what ended it.
+    #[must_use]
+    pub fn gap_after(&self, since: Instant) -> Option<(Duration, Acknowledged)> {
+        longest(self.pauses().filter(|(_, end)| end.at >= since))
+    }
+
+    /// The longest pause that ends after `since` and began before `until`.
+    #[must_use]
+    pub fn gap_between(&self, since: Instant, until: Instant) -> Option<(Duration, Acknowledged)> {
+        longest(self.pauses().filter(|(gap, end)| end.at >= since && end.at - *gap < until))
+    }
+
+    /// The longest pause that began after `since`.
+    #[must_use]
+    pub fn gap_from(&self, since: Instant) -> Option<(Duration, Acknowledged)> {
+        longest(self.pauses().filter(|(gap, end)| end.at - *gap >= since))
+    }
+
+    fn pauses(&self) -> impl Iterator<Item = (Duration, Acknowledged)> {
+        self.acknowledged.windows(2).map(|pair| (pair[1].at - pair[0].at, pair[1]))
+    }
+
+    /// The last acknowledgement, if there is one.
+    #[must_use]
+    pub fn last(&self) -> Option<Acknowledged> {
+        self.acknowledged.last().copied()
+    }
+
+    /// How writes went from `old` to another server after `since`; None when they did not.
+    #[must_use]
+    pub fn handover(&self, old: usize, since: Instant) -> Option<Handover> {
+        let first_new = self.first_elsewhere(old, since)?;
+        let last_old = self.acknowledged.iter().rev().find(|row| row.server == old).copied();
+        Some(Handover { last_old, first_new })
+    }
+
+    /// The first acknowledgement after `since` of a server other than `old`.
+    #[must_use]
+    pub fn first_elsewhere(&self, old: usize, since: Instant) -> Option<Acknowledged> {
+        self.acknowledged.iter().find(|row| row.at >= since && row.server != old).copied()
+    }
+
+    /// The first acknowledgement after `since`.
+    #[must_use]
+    pub fn first_after(&self, since: Instant) -> Option<Acknowledged> {
+        self.acknowledged.iter().find(|row| row.at > since).copied()
+    }
+
+    /// Compares with the ids that the database holds.
+    #[must_use]
+    pub fn compare(&self, present: &BTreeSet<i64>) -> Verdict {
+        let acknowledged: BTreeSet<i64> = self.acknowledged.iter().map(|row| row.id).collect();
+        let unknown: BTreeSet<i64> = self.unknown.iter().copied().collect();
+        Verdict {
+            acknowledged: acknowledged.len(),
+            lost: acknowledged.difference(present).copied().collect(),
+            unknown_present: unknown.intersection(present).count(),
+            unknown_absent: unknown.difference(present).count(),
+            unexplained: present
+                .iter()
+                .copied()
+                .filter(|id| !acknowledged.contains(id) && !unknown.contains(id))
+                .collect(),
+        }
+    }
+}
+
+fn longest(pauses: impl Iterator<Item = (Duration, Acknowledged)>) -> Option<(Duration, Acknowledged)> {
+    pauses.max_by_key(|(gap, _)| *gap)
+}
+
+/// What the database holds at the end, against what the clients were told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Rows whose acknowledgement reached a client.
+    pub acknowledged: usize,
+    /// Acknowledged and not there.
+    pub lost: Vec<i64>,
+    /// No answer, and there.
+    pub unknown_present: usize,
+    /// No answer, and not there.
+    pub unknown_absent: usize,
+    /// There, although the server had refused or nobody sent it.
+    pub unexplained: Vec<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(start: Instant, ms: u64, id: i64, server: usize) -> Acknowledged {
+        Acknowledged { id, at: start + Duration::from_millis(ms), server }
+    }
+
+    #[test]
+    fn the_gap_is_the_longest_pause_that_ends_after_the_fault() {
+        let start = Instant::now();
+        let acknowledged = [0, 20, 900, 920, 1500, 1520]
+            .into_iter()
+            .zip(1..)
+            .map(|(ms, id)| row(start, ms, id, 0))
+            .collect();
+        let ledger = Ledger { acknowledged, unknown: vec![] };
+        let (gap, first) = ledger.gap_after(start + Duration::from_millis(930)).unwrap();
+        assert_eq!((gap, first.id), (Duration::from_millis(580), 5));
+        assert!(ledger.gap_after(start + Duration::from_millis(2000)).is_none());
+        let (fault, healed) = (start + Duration::from_millis(30), start + Duration::from_millis(910));
+        assert_eq!(ledger.gap_between(fault, healed).map(|(gap, _)| gap), Some(Duration::from_millis(880)));
+        assert_eq!(ledger.gap_from(healed).map(|(gap, _)| gap), Some(Duration::from_millis(580)));
+    }
+
+    #[test]
+    fn a_margin_is_negative_when_both_sides_acknowledged() {
+        let start = Instant::now();
+        let outside =
+            Ledger { acknowledged: vec![row(start, 10, 1, 0), row(start, 500, 2, 1)], unknown: vec![] };
+        let inside = Ledger { acknowledged: vec![row(start, 400, 11, 0)], unknown: vec![12] };
+        let apart = Ledger::merge([outside.clone(), inside]);
+        assert_eq!(apart.handover(0, start).and_then(|h| h.margin_ms()), Some(100.0));
+        let late = Ledger { acknowledged: vec![row(start, 600, 11, 0)], unknown: vec![] };
+        let both = Ledger::merge([outside.clone(), late]);
+        assert_eq!(both.handover(0, start).and_then(|h| h.margin_ms()), Some(-100.0));
+        assert!(
+            outside.handover(0, start + Duration::from_secs(1)).is_none(),
+            "nobody else acknowledged since"
+        );
+    }
+
+    #[test]
+    fn lost_unknown_and_unexplained_are_told_apart() {
+        let start = Instant::now();
+        let ledger =
+            Ledger { acknowledged: vec![row(start, 0, 1, 0), row(start, 1, 2, 0)], unknown: vec![3, 4] };
+        let verdict = ledger.compare(&BTreeSet::from([1, 3, 9]));
+        assert_eq!((verdict.acknowledged, verdict.lost, verdict.unexplained), (2, vec![2], vec![9]));
+        assert_eq!((verdict.unknown_present, verdict.unknown_absent), (1, 1));
+    }
+}
