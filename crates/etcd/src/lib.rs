@@ -69,6 +69,7 @@ mod maintenance;
 mod metrics;
 mod process_metrics;
 mod punctual;
+mod responses;
 mod server;
 mod serving;
 mod status;

@@ -28,7 +28,8 @@
 //! 5. A history that is gone: `created`, then `canceled` with `compact_revision`; the header's revision is 0.
 //! 6. An answer to a progress request has the id -1 and is written when every watcher of the stream has delivered
 //!    everything up to its revision: each watcher writes its events before it reports, so events cannot come behind the
-//!    promise. (etcd once had it the other way round: its issue 15220.)
+//!    promise (etcd once had it the other way round: its issue 15220), and a promise that a newer event has overtaken
+//!    is not written but asked for again (`responses.rs`), so the last message of a stream is never behind one before.
 //! 7. Whether a client may read the range is looked at when the watch is created, and not again (etcd's rule): a watch goes
 //!    on when the permission is taken back or the token ends.
 //! 8. A stream ends only with `Unavailable`: the member stops, or it has no leader and the client asked for one.
@@ -47,18 +48,15 @@ use quorate_wire::etcdserverpb::watch_server::Watch;
 use quorate_wire::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchResponse, watch_create_request, watch_request,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{Context, requires_leader};
+use crate::responses::{ClientGone, Promise, Responses};
 use crate::watcher::{Orders, WatcherTask};
 use crate::{header, status, validate};
-
-/// Responses written and not yet taken by the connection. Small: each may hold many events, and what waits here
-/// cannot be taken back. The connection has buffers of its own.
-const WAITING_RESPONSES: usize = 16;
 
 /// Watchers of one stream. etcd has no limit; without one a single connection could take all memory.
 const WATCHERS_PER_STREAM: usize = 100_000;
@@ -69,7 +67,10 @@ const NO_WATCHER: i64 = -1;
 /// Beyond the request limit a response may be this much larger before it is split (etcd, `embed/config.go`).
 pub(crate) const FRAGMENT_ALLOWANCE: usize = 512 * 1024;
 
-pub(crate) type Responses = mpsc::Sender<Result<WatchResponse, Status>>;
+/// How often a promise may be overtaken by an event before the request for it is dropped. Reports are gathered in far less than
+/// the time between two events, so this is reached by a stream only whose watchers are never at one revision together;
+/// etcd answers none of those either, and clients ask again.
+const OVERTAKEN: u32 = 1_000;
 
 /// The service.
 pub(crate) struct WatchService(pub(crate) Arc<Context>);
@@ -84,7 +85,7 @@ impl Watch for WatchService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.0.admit(request.metadata())?;
         let leaderless = self.0.leaderless(requires_leader(request.metadata())).boxed();
-        let (responses, queue) = mpsc::channel(WAITING_RESPONSES);
+        let (responses, queue) = Responses::new();
         let stream = WatchStream {
             context: self.0.clone(),
             caller: self.0.caller(&request),
@@ -94,6 +95,7 @@ impl Watch for WatchService {
             tasks: JoinSet::new(),
             next_id: 0,
             progress: None,
+            overtaken: 0,
         };
         // Ends with the client: its going away closes the queue, which every sender notices.
         tokio::spawn(stream.run(request.into_inner(), leaderless));
@@ -114,6 +116,8 @@ struct WatchStream {
     next_id: i64,
     /// One at a time: a request that arrives while another waits is answered by the same message.
     progress: Option<BoxFuture<'static, Option<Revision>>>,
+    /// How often the answer to this request was too late.
+    overtaken: u32,
 }
 
 /// The answer of a pending progress request. Not called without one; without one it would wait for ever.
@@ -123,9 +127,6 @@ async fn answered(progress: &mut Option<BoxFuture<'static, Option<Revision>>>) -
         None => std::future::pending().await,
     }
 }
-
-/// Nobody reads the responses any more.
-struct ClientGone;
 
 impl WatchStream {
     async fn run(mut self, mut requests: Streaming<WatchRequest>, mut leaderless: BoxFuture<'static, ()>) {
@@ -143,8 +144,13 @@ impl WatchStream {
                     self.progress = None;
                     // None: the watchers that were asked have all ended since.
                     let revision = revision.unwrap_or_else(|| self.context.handle.header().revision);
-                    if self.respond(NO_WATCHER, revision).await.is_err() {
-                        return;
+                    match self.promise(revision).await {
+                        Err(ClientGone) => return,
+                        Ok(Promise::Overtaken) if self.overtaken < OVERTAKEN => {
+                            self.overtaken += 1;
+                            self.ask_progress();
+                        }
+                        Ok(Promise::Written | Promise::Overtaken) => self.overtaken = 0,
                     }
                 }
                 request = requests.next(), if !requests_ended => match request {
@@ -315,12 +321,15 @@ impl WatchStream {
         self.progress = Some(slowest.boxed());
     }
 
-    async fn respond(&mut self, id: i64, revision: Revision) -> Result<(), ClientGone> {
+    /// To the stream as a whole.
+    async fn promise(&mut self, revision: Revision) -> Result<Promise, ClientGone> {
         let header = header::at(self.context.handle.header(), revision);
-        self.send(WatchResponse { header: Some(header), watch_id: id, ..WatchResponse::default() }).await
+        let response =
+            WatchResponse { header: Some(header), watch_id: NO_WATCHER, ..WatchResponse::default() };
+        self.responses.promise(revision, response).await
     }
 
     async fn send(&mut self, response: WatchResponse) -> Result<(), ClientGone> {
-        self.responses.send(Ok(response)).await.map_err(|_| ClientGone)
+        self.responses.send(Ok(response)).await
     }
 }

@@ -21,7 +21,7 @@ use quorate_wire::mvccpb::Event;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Sleep;
 
-use crate::watch::Responses;
+use crate::responses::Responses;
 use crate::{convert, header, status};
 
 /// How often a watcher that lags looks again whether it has caught up, while somebody waits for its report. The store
