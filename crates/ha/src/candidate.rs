@@ -77,7 +77,7 @@ pub(crate) fn race(context: &Context<'_>, running: &Running, standby: &StandbyFa
                 sync: KeyGuard::of(context.view.sync.as_ref()),
                 ttl: context.policy.ttl,
             };
-            context.idle(vec![acquire], reason).within(Duration::ZERO)
+            context.first(acquire, reason).within(Duration::ZERO)
         }
         Err(Refusal { why, again }) => {
             let decision = context.idle(Vec::new(), why);
@@ -356,7 +356,8 @@ pub(crate) fn promote(context: &Context<'_>, running: &Running, standby: &Standb
         return context.tick(Vec::new(), "renewing the leader lock before the promotion").within(SOON);
     }
     let mut actions = Vec::new();
-    if standby.receiver != Receiver::Gone || standby.upstream.is_some() {
+    // A candidate of the race has stopped it; to the heir of a planned switchover nobody can send anything any more.
+    if let Receiver::Streaming { .. } = standby.receiver {
         actions.push(Action::StopReceiver);
     }
     let names = match context.policy.synchronous_mode {
@@ -377,7 +378,17 @@ pub(crate) fn promote(context: &Context<'_>, running: &Running, standby: &Standb
     actions.push(Action::SetSynchronousStandbyNames { names });
     let marker = timeline::marker(context, running.timeline);
     actions.push(Action::Promote { guard, from: running.timeline, marker });
-    context.tick(actions, "promoted self to leader by acquiring session lock").within(SOON)
+    let reason = "promoted self to leader by acquiring session lock";
+    let fresh = context.o.primary_lease.is_some_and(|lease| {
+        lease.valid_until.since(context.now) + context.policy.loop_wait > context.policy.ttl
+    });
+    if !fresh {
+        return context.tick(actions, reason).within(SOON);
+    }
+    // The lease is as good as new, and every round trip before the promotion is one without a primary.
+    let mut decision = context.idle(Vec::new(), reason).within(SOON);
+    decision.actions.splice(0..0, actions);
+    decision
 }
 
 /// The set to be promoted under, beside all that may have confirmed commits before.

@@ -319,6 +319,14 @@ impl<'o> Context<'o> {
         Decision { actions: all, reason: Reason::new(reason), wake }
     }
 
+    /// As [`Context::idle`], with what others wait for before what only keeps us known. For actions that are done in a moment: a list
+    /// ends at its first failure, and the member lease must not expire behind one that hangs.
+    pub(crate) fn first(&self, action: Action, reason: impl Into<String>) -> Decision {
+        let mut decision = self.idle(Vec::new(), reason);
+        decision.actions.insert(0, action);
+        decision
+    }
+
     /// Fence, before anything else.
     pub(crate) fn fence(&self, reason: impl Into<String>) -> Decision {
         Decision { actions: vec![Action::Fence], reason: Reason::new(reason), wake: Some(SOON) }

@@ -4,7 +4,7 @@
 //!   stopped ── was primary? ── no ──► start as standby ── ahead of the branch? ── yes ──► rewind
 //!                  │ yes                                       │ no
 //!                  │                                           └──► follow
-//!                  ├── its timeline has ended ──► rewind (pg_rewind finds out when there is nothing to do)
+//!                  ├── its timeline has ended ──► rewind (unless it was stopped cleanly, at that end or before)
 //!                  ├── its timeline is another's ──► clone (two histories under one number: rewind is blind)
 //!                  └── its timeline is current ── nobody leads: start as standby, race · somebody does: wait for its promotion
 //!   rewind failed or was interrupted ──► clone beside
@@ -16,7 +16,7 @@
 use crate::action::{Action, Decision};
 use crate::bootstrap;
 use crate::context::{Context, Holding, SOON};
-use crate::facts::{Initialised, OperationKind};
+use crate::facts::{ControlState, Initialised, OperationKind};
 use crate::recovery::{self, Verdict};
 use crate::switchover;
 use crate::sync;
@@ -109,6 +109,17 @@ fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
         if timeline >= current {
             let reason = "waiting for the leader to be promoted: I was primary on the current timeline";
             return context.idle(Vec::new(), reason);
+        }
+        // Stopped cleanly, and where the timeline ended: a prefix of what everybody has.
+        let ended = context.history().end_of(timeline);
+        if data.state == ControlState::ShutDown
+            && data.timeline == timeline
+            && data.wal_end.is_some_and(|end| Some(end) <= ended)
+        {
+            let reason = format!(
+                "starting as a secondary: nothing was written here after the end of timeline {timeline}"
+            );
+            return start(context, &reason);
         }
         return rewind(context, &format!("I was primary on timeline {timeline}"));
     }

@@ -66,5 +66,5 @@ fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &Stand
         let reason = format!("waiting for a primary of timeline {timeline} or later: I was primary on it");
         return context.idle(Vec::new(), reason);
     }
-    context.idle(vec![Action::Follow { upstream, slot: context.slot() }], reason)
+    context.first(Action::Follow { upstream, slot: context.slot() }, reason)
 }

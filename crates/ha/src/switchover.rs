@@ -128,11 +128,8 @@ pub(crate) fn stopped(context: &Context<'_>, data: &Initialised) -> Option<Decis
         optime: end,
         slots: context.view.status.as_ref().map(|status| status.value.slots.clone()).unwrap_or_default(),
     });
-    // The lock before our own record: everybody waits for it.
-    let mut decision =
-        context.idle(Vec::new(), "switchover: PostgreSQL is stopped, released the leader lock");
-    decision.actions.insert(0, Action::ReleaseLock { guard, status });
-    Some(decision)
+    let reason = "switchover: PostgreSQL is stopped, released the leader lock";
+    Some(context.first(Action::ReleaseLock { guard, status }, reason))
 }
 
 /// On a running standby while nobody holds the lock: Some if it was released to this node, and nothing is missing here.
@@ -149,7 +146,5 @@ pub(crate) fn heir(context: &Context<'_>, running: &Running, standby: &StandbyFa
     let acquire =
         Action::AcquireLock { sync: KeyGuard::of(context.view.sync.as_ref()), ttl: context.policy.ttl };
     let reason = "acquiring the leader lock as the requested candidate: everything that was written is here";
-    let mut decision = context.idle(Vec::new(), reason).within(Duration::ZERO);
-    decision.actions.insert(0, acquire);
-    Some(decision)
+    Some(context.first(acquire, reason).within(Duration::ZERO))
 }

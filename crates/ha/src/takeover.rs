@@ -91,7 +91,7 @@ pub(crate) fn suspect(context: &Context<'_>, held: &Held, standby: &StandbyFacts
     };
     let guard = KeyGuard::of(context.view.suspicion.as_ref().map(|suspected| &suspected.key));
     let suspect = Action::Suspect { guard, document };
-    Some(context.idle(vec![suspect], format!("suspecting {}: {why}", held.holder)).within(SOON))
+    Some(context.first(suspect, format!("suspecting {}: {why}", held.holder)).within(SOON))
 }
 
 /// On a standby while the holder is suspected: promise, and take the lock away when the promises suffice.
@@ -138,7 +138,7 @@ pub(crate) fn promise(
                 document: Suspicion { revoked: true, ..suspected.key.value.clone() },
             };
             context
-                .idle(vec![revoke], format!("taking the leader lock away from {suspect}: promises suffice"))
+                .first(revoke, format!("taking the leader lock away from {suspect}: promises suffice"))
                 .within(Duration::ZERO)
         }
         Err(refusal) => context.idle(Vec::new(), refusal.why).within(refusal.again.unwrap_or(SOON * 4)),

@@ -69,7 +69,7 @@ const GRACE: Duration = Duration::from_millis(100);
 /// Between two scans of a fence.
 const SCAN_PAUSE: Duration = Duration::from_millis(1);
 /// Between two looks at a server that starts or stops.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(10);
 /// `pg_ctl start -W` only forks.
 const SPAWN_DEADLINE: Duration = Duration::from_secs(10);
 /// An immediate stop that takes longer is finished by a fence (the postmaster itself gives its children 5 s).

@@ -42,6 +42,8 @@ impl Instance {
             self.mark_primary(marker)?;
             // false: an earlier request is still under way.
             session.query(WHAT, "SELECT pg_promote(false)", LOOK).await?;
+            // No reload: the promotion ends the receiver, and a later life of this server begins without an upstream.
+            crate::standby::write_upstream(self.config(), None, None)?;
         }
         let waiting = async {
             while session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?.as_deref() != Some("f") {

@@ -468,6 +468,12 @@ impl World {
     }
 
     fn became_primary(&mut self, node: usize) {
+        // An agent that stood still between the check of its lock and the promotion comes late, when the lock may be another's. It is
+        // no successor to anybody; whatever it acknowledges is a violation of S1, and looked for there.
+        let epoch = self.nodes[node].epoch;
+        if self.view.held().is_none_or(|held| held.create_revision.0 != epoch) {
+            return;
+        }
         self.promoted = Some(node);
         let wal: BTreeSet<u64> = self.nodes[node].data.as_ref().unwrap().wal.iter().map(|r| r.1).collect();
         let lost: Vec<u64> = self.acknowledged.difference(&wal).copied().collect();
