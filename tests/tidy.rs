@@ -120,6 +120,7 @@ fn libraries_stay_behind_their_crate() {
                 "crates/quorate/src/bin",
                 "benches/",
                 "crates/quorate/tests/",
+                "tests/robustness/",
             ],
         ),
     ];

@@ -20,6 +20,7 @@ pub struct Stores {
     dir: Option<TempDir>,
     net: String,
     processes: Vec<Option<Child>>,
+    command: Vec<String>,
     flags: Vec<String>,
 }
 
@@ -30,11 +31,20 @@ impl Stores {
     /// When they do not.
     #[must_use]
     pub fn start(flags: &[&str]) -> Stores {
+        Stores::start_as(crate::store_command(), flags)
+    }
+
+    /// As above, with another program that reads etcd's flags.
+    ///
+    /// # Panics
+    /// When they do not serve.
+    #[must_use]
+    pub fn start_as(command: Vec<String>, flags: &[&str]) -> Stores {
         let dir =
             tempfile::Builder::new().prefix("quorate-stores-").tempdir().expect("a temporary directory");
         let net = quorate_loopback::addresses(&[1, 2, 3], &[2379, 2380]).expect("free addresses");
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut stores = Stores { dir: Some(dir), net, processes: vec![None, None, None], flags };
+        let mut stores = Stores { dir: Some(dir), net, processes: vec![None, None, None], command, flags };
         for member in 0..3 {
             stores.restart(member);
         }
@@ -69,9 +79,8 @@ impl Stores {
         let name = format!("s{member}");
         let log = self.path(&format!("{name}.log"));
         let log = File::options().create(true).append(true).open(log).expect("a file for the output");
-        let command = crate::store_command();
-        let process = Command::new(&command[0])
-            .args(&command[1..])
+        let process = Command::new(&self.command[0])
+            .args(&self.command[1..])
             .args(["--name", &name, "--data-dir", &self.path(&name).display().to_string()])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
