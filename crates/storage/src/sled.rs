@@ -58,7 +58,7 @@ use quorate_state::{Batch, Direction, Scan, View, ViewError};
 
 pub use layers::TABLE_BYTES;
 use layers::{Flusher, Layers, Patience};
-use store::Store;
+use store::{Store, caught};
 
 use crate::freeze::{self, Freezes, Registry};
 use crate::{DirLock, Engine, Frozen, StorageError, directory};
@@ -275,9 +275,15 @@ impl Inner {
         }
     }
 
-    fn unreadable(&self, error: sled::Error) -> ViewError {
+    /// sled panics at a page that is gone. That ends the process all the same, but with a sentence, and not again at the next
+    /// start: the mark is gone.
+    fn unreadable(&self, why: &str) -> ViewError {
         self.suspect();
-        ViewError(Box::new(error))
+        let what = format!(
+            "the database in {} is damaged: {why}; start again: it is made anew from snapshot and log",
+            self.dir.display()
+        );
+        ViewError(what.into())
     }
 
     fn failed(&self, why: String) -> StorageError {
@@ -288,12 +294,22 @@ impl Inner {
 
 impl View for Inner {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        self.layers.get(key).map_err(|error| self.unreadable(error))
+        caught(|| self.layers.get(key)).map_err(|why| self.unreadable(&why))
     }
 
     fn scan(&self, start: &[u8], end: &[u8], direction: Direction) -> Scan<'_> {
-        let pairs = self.layers.scan(start, end, direction);
-        Box::new(pairs.map(|pair| pair.map_err(|error| self.unreadable(error))))
+        let mut pairs = match caught(|| Ok::<_, sled::Error>(self.layers.scan(start, end, direction))) {
+            Ok(pairs) => Some(pairs),
+            Err(why) => return Box::new(std::iter::once(Err(self.unreadable(&why)))),
+        };
+        Box::new(std::iter::from_fn(move || {
+            let next = caught(|| pairs.as_mut().and_then(Iterator::next).transpose());
+            if !matches!(next, Ok(Some(_))) {
+                // Nothing is asked of an iterator that has ended, least of all by a panic.
+                pairs = None;
+            }
+            next.map_err(|why| self.unreadable(&why)).transpose()
+        }))
     }
 }
 
