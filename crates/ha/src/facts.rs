@@ -179,7 +179,6 @@ impl ControlState {
 }
 
 /// What runs.
-#[expect(clippy::large_enum_variant, reason = "one value per observation")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Process {
     /// No postmaster, no backend.
