@@ -32,10 +32,12 @@ use std::time::Duration;
 
 use quorate_ha::cluster::{MemberRole, MemberState, Status};
 use quorate_ha::facts::{ControlState, DataDirectory, Endpoint, OperationFacts, Outcome, Process, Role};
+use quorate_ha::record::Fencer;
 use quorate_ha::{
     Action, Chronicle, ClusterView, Keys, LockGuard, Moment, OperationKind, TimelineId, Upstream,
 };
 use quorate_node::Handle;
+use quorate_node::clock::boottime;
 use quorate_pg::Instance;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -132,6 +134,7 @@ impl Agent {
             said: String::new(),
             complained: String::new(),
             fenced: None,
+            guard_kills: 0,
             chronicle: Chronicle::default(),
             marked: None,
         };
@@ -208,7 +211,7 @@ fn fence(config: &AgentConfig, instance: &Instance, tell: Tell) -> Result<Fence,
                         "stopped PostgreSQL by force"
                     );
                 }
-                Ok(())
+                Ok(report.found)
             }
             Err(error) => Err(chain(&error)),
         }),
@@ -262,6 +265,8 @@ struct Loop {
     complained: String,
     /// The last fence that was taken note of.
     fenced: Option<crate::fence::Record>,
+    /// Kills of the guard that were taken note of.
+    guard_kills: u64,
     /// What becomes a decision record.
     chronicle: Chronicle,
     /// The timeline that the marker of a primary was last written for.
@@ -411,22 +416,35 @@ impl Loop {
 
     /// A fence by the deadline came without the loop: what it has under way must not bring PostgreSQL up again.
     async fn take_note_of_fence(&mut self) {
+        let guard = self.shared.layers.status();
+        if guard.kills > self.guard_kills {
+            self.guard_kills = guard.kills;
+            let at = guard.killed_at.unwrap_or_else(boottime);
+            self.record_fence(Moment(at), Fencer::Guard, guard.margin);
+        }
         let State::Fenced(record) = *self.shared.fence.watch().borrow() else { return };
         if self.fenced == Some(record) {
             return;
         }
         self.fenced = Some(record);
         self.shared.metrics.fenced(record.margin());
-        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let margin_ms = record.margin().map(|margin| match margin {
-            Margin::Before(left) => millis(left),
-            Margin::After(late) => -millis(late),
-        });
-        let note = self.chronicle.fenced(Moment(record.done), &self.shared.config.name, margin_ms);
-        self.record(note);
+        // A deadline that passed while there was nothing to stop is no event.
+        if record.found || record.requested {
+            self.record_fence(Moment(record.done), Fencer::Agent, record.margin());
+        }
         if self.slot.running().is_some_and(writes) {
             self.slot.abort().await;
         }
+    }
+
+    fn record_fence(&mut self, at: Moment, by: Fencer, margin: Option<Margin>) {
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let margin_ms = margin.map(|margin| match margin {
+            Margin::Before(left) => millis(left),
+            Margin::After(late) => -millis(late),
+        });
+        let record = self.chronicle.fenced(at, &self.shared.config.name, by, margin_ms);
+        self.record(record);
     }
 
     /// The guard against two nodes of one name: asked once, of whoever our member key says is us.

@@ -58,8 +58,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Between two looks while on watch after a fence.
 const WATCH: Duration = Duration::from_millis(50);
 
-/// How PostgreSQL is stopped by force: synchronous, bounded, without tokio; an error is tried again.
-pub type Kill = Box<dyn FnMut() -> Result<(), String> + Send>;
+/// How PostgreSQL is stopped by force: synchronous, bounded, without tokio; an error is tried again. Answers how many of its
+/// processes there were.
+pub type Kill = Box<dyn FnMut() -> Result<usize, String> + Send>;
 
 /// What is done once after each fence, when PostgreSQL is gone: it makes sure that no start is read-write (S12).
 pub type Seal = Box<dyn FnMut() + Send>;
@@ -91,13 +92,16 @@ pub struct Record {
     pub valid_until: Option<Duration>,
     /// True when the loop asked for it, false when the deadline passed.
     pub requested: bool,
+    /// There was something to stop. Not after a deadline that this process slept through: the guard was there first, and how
+    /// late a thread wakes up says nothing about PostgreSQL.
+    pub found: bool,
 }
 
 impl Record {
-    /// Between the end of PostgreSQL and the end of the lease. None when there was no lease.
+    /// Between the end of PostgreSQL and the end of the lease. None when there was no lease, or nothing to stop.
     #[must_use]
     pub fn margin(&self) -> Option<Margin> {
-        self.valid_until.map(|until| match until.checked_sub(self.done) {
+        self.valid_until.filter(|_| self.found).map(|until| match until.checked_sub(self.done) {
             Some(left) => Margin::Before(left),
             None => Margin::After(self.done.saturating_sub(until)),
         })
@@ -329,8 +333,18 @@ fn run(shared: &Shared, mut kill: Kill, mut seal: Seal) {
                 "fencing: the primary lease was not renewed in time, stopping PostgreSQL by force"
             );
         }
-        while let Err(error) = kill() {
-            tracing::error!(error, "fencing: PostgreSQL is not gone yet, trying again");
+        let mut found = false;
+        loop {
+            match kill() {
+                Ok(processes) => {
+                    found |= processes > 0;
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(error, "fencing: PostgreSQL is not gone yet, trying again");
+                    found = true;
+                }
+            }
             if shared.inner.lock().stopping {
                 return;
             }
@@ -339,7 +353,7 @@ fn run(shared: &Shared, mut kill: Kill, mut seal: Seal) {
         let done = boottime();
         seal();
         let mut inner = shared.inner.lock();
-        let record = Record { begun, done, valid_until: inner.valid_until, requested };
+        let record = Record { begun, done, valid_until: inner.valid_until, requested, found };
         inner.requested = false;
         inner.valid_until = None;
         shared.set_timer(Some(boottime() + WATCH));
@@ -351,7 +365,7 @@ fn run(shared: &Shared, mut kill: Kill, mut seal: Seal) {
             }
             None => tracing::warn!(
                 elapsed_ms = (record.done - record.begun).as_millis(),
-                "fenced without a lease"
+                "fenced without a lease, or nothing was left to stop"
             ),
         }
     }
@@ -372,7 +386,7 @@ mod tests {
         let kill: Kill = Box::new(move || {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL)
                 .map_err(|errno| errno.to_string())?;
-            dead.send(boottime()).map_err(|error| error.to_string())
+            dead.send(boottime()).map(|()| 1).map_err(|error| error.to_string())
         });
         (child, kill, seen)
     }
@@ -455,7 +469,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_back_after_a_fence_is_killed_until_the_loop_disarms() {
         let (kills, seen) = mpsc::channel();
-        let kill: Kill = Box::new(move || kills.send(()).map_err(|error| error.to_string()));
+        let kill: Kill = Box::new(move || kills.send(()).map(|()| 1).map_err(|error| error.to_string()));
         let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {}), nobody()).unwrap();
         tokio::time::timeout(LONG, fence.request()).await.unwrap();
         for _ in 0..3 {
@@ -472,10 +486,25 @@ mod tests {
         let mut attempts = 0;
         let kill: Kill = Box::new(move || {
             attempts += 1;
-            if attempts < 3 { Err(format!("attempt {attempts}")) } else { Ok(()) }
+            if attempts < 3 { Err(format!("attempt {attempts}")) } else { Ok(0) }
         });
         let fence = Fence::start(Duration::ZERO, kill, Box::new(|| {}), nobody()).unwrap();
         let record = tokio::time::timeout(LONG, fence.request()).await.unwrap();
         assert!(record.done - record.begun >= RETRY * 2);
+    }
+
+    #[tokio::test]
+    async fn a_fence_that_finds_nothing_has_no_margin() {
+        let fence = Fence::start(Duration::ZERO, Box::new(|| Ok(0)), Box::new(|| {}), nobody()).unwrap();
+        let mut state = fence.watch();
+        fence.confirmed(boottime() + Duration::from_millis(50));
+        let fenced = |state: &State| matches!(state, State::Fenced(_));
+        let State::Fenced(record) =
+            *tokio::time::timeout(LONG, state.wait_for(fenced)).await.unwrap().unwrap()
+        else {
+            unreachable!("waited for")
+        };
+        assert!(!record.found && record.valid_until.is_some());
+        assert_eq!(record.margin(), None);
     }
 }

@@ -32,6 +32,56 @@ async fn ticks(cluster: &Cluster) -> Vec<u64> {
     ticks
 }
 
+/// What happened is in the store, and told: by whom, with its phases, and what would happen next.
+async fn explained(cluster: &Cluster, lost: usize, won: usize) {
+    let [lost, name] = [lost, won].map(|at| cluster.peers[at].name.clone());
+    let story = until("the promotion is recorded", || async {
+        let (code, body) = cluster.peers[won].request("GET", "/why", None).await?;
+        assert_eq!(code, 200, "{body}");
+        let story: serde_json::Value = serde_json::from_str(&body).ok()?;
+        let records = story["records"].as_array()?.iter();
+        let promoted = |it: &&serde_json::Value| it["kind"] == "promotion" && it["from"] == lost.as_str();
+        records.filter(promoted).any(|it| it["node"] == name.as_str()).then_some(story)
+    })
+    .await;
+    let first = story["sentences"][0].as_str().unwrap();
+    assert!(first.contains(&format!("{name} became primary after")) && first.contains(&lost), "{first}");
+    let main = story["records"].as_array().unwrap().iter().find(|it| it["kind"] == "promotion").unwrap();
+    let phases: Vec<&str> =
+        main["phases"].as_array().unwrap().iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert!(["race", "promote", "first_write"].iter().all(|name| phases.contains(name)), "{phases:?}");
+
+    let (code, body) = cluster.peers[won].request("GET", "/why?last=3", None).await.unwrap();
+    let last: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, last["records"].as_array().unwrap().len()), (200, 3), "{body}");
+    let (code, _) = cluster.peers[won].request("GET", "/why?last=none", None).await.unwrap();
+    assert_eq!(code, 400);
+
+    // Two of three voters are left: the next loss would cost the quorum, and that is what stands in the way.
+    until("the forecast knows that", || async {
+        let (code, body) = cluster.peers[won].request("GET", "/forecast", None).await?;
+        let forecast: serde_json::Value = serde_json::from_str(&body).ok()?;
+        assert_eq!((code, &forecast["forecast"]["leader"]), (200, &json!(name)), "{body}");
+        body.contains("the store would lose its quorum: 1 of 3 voters").then_some(())
+    })
+    .await;
+
+    let (_, page) = cluster.peers[won].request("GET", "/metrics", None).await.unwrap();
+    let promotions: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("quorate_failovers_total{") && !line.ends_with(" 0"))
+        .collect();
+    assert_eq!(promotions.len(), 1, "{promotions:?}");
+    assert!(page.contains("quorate_last_failover_phase_seconds{"), "{page}");
+
+    // Times that cannot be kept are refused; a preset is a word.
+    let patch = |body: &'static str| cluster.peers[won].request("PATCH", "/config", Some(body));
+    let (code, why) = patch(r#"{"ttl": 5, "loop_wait": 4.5}"#).await.unwrap();
+    assert!(code == 400 && why.contains("is not less than ttl 5 s"), "{code} {why}");
+    let (code, why) = patch(r#"{"preset": "slow"}"#).await.unwrap();
+    assert!(code == 400 && why.contains("expected fast, default or wan"), "{code} {why}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
     if !available() {
@@ -62,6 +112,7 @@ async fn a_cluster_forms_fails_over_rejoins_and_switches_over() {
     until("writes again", || cluster.peers[second].sql("insert into t values (2)")).await;
     tracing::info!(elapsed_ms = begun.elapsed().as_millis(), "failed over");
     all_streaming(&cluster, 1).await;
+    explained(&cluster, first, second).await;
 
     // It comes back as a standby.
     let begun = Instant::now();

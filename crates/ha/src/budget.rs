@@ -294,6 +294,28 @@ pub fn table(local: &LocalPolicy) -> Vec<Row> {
         .collect()
 }
 
+/// [`table`] as the README prints it: seconds, in a synchronous mode and, where it differs, asynchronous.
+#[must_use]
+pub fn markdown(local: &LocalPolicy) -> String {
+    let mut text = String::from("| preset | ttl | failure_timeout | longest stall that changes nothing |");
+    for event in Event::ALL {
+        text.push_str(&format!(" {} |", event.title()));
+    }
+    text.push_str("\n|---|---|---|---|");
+    text.push_str(&"---|".repeat(Event::ALL.len()));
+    for row in table(local) {
+        let Policy { ttl, failure_timeout, .. } = &row.policy;
+        let [ttl, failure_timeout, stall] = [ttl, failure_timeout, &row.stall].map(seconds);
+        text.push_str(&format!("\n| `{}` | {ttl} | {failure_timeout} | {stall} |", row.preset.as_str()));
+        for (_, bound, free) in &row.gaps {
+            let (bound, free) = (seconds(bound), seconds(free));
+            let cell = if bound == free { bound } else { format!("{bound} / {free}") };
+            text.push_str(&format!(" {cell} |"));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -387,6 +409,13 @@ mod tests {
         let local = LocalPolicy { stop_budget: Duration::from_secs(5), ..local() };
         let policy = Policy::resolve(local, Some(&json!({"preset": "fast"})));
         assert!(check(&policy).is_err());
+    }
+
+    #[test]
+    fn the_readme_has_the_table() {
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md"));
+        let table = markdown(&local());
+        assert!(readme.expect("the README").contains(&table), "it has to contain:\n{table}");
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::cluster::{
     ClusterView, Initialize, Lock, MemberRecord, MemberRole, MemberState, RaceStamp, Revision, StoreFacts,
     Suspected, Suspicion, Versioned,
 };
+use crate::context::Context;
 use crate::facts::{
     ControlState, DataDirectory, Initialised, InstanceFacts, Lsn, Moment, OperationFacts, Position, Process,
     Receiver, Role, Running, StandbyFacts, SystemId,
@@ -389,7 +390,12 @@ fn verdicts_of(o: &Observation, view: &ClusterView, now: Moment) -> Vec<Verdict>
 
 /// For the winner's record: why each of the others does not take the lock that is free now.
 pub(crate) fn rejected(o: &Observation, view: &ClusterView) -> Vec<Rejected> {
-    let verdicts = verdicts_of(o, view, o.now);
+    // Our own position reaches the store with the same list of actions that takes the lock; here it is there already.
+    let mut then = view.clone();
+    if let Some(record) = then.members.get_mut(o.policy.name()) {
+        record.value.race = Context::new(o, view).stamp();
+    }
+    let verdicts = verdicts_of(o, &then, o.now);
     let lost = |known: &Known<'_>| known.record.role == MemberRole::Primary;
     others(o, view, o.policy.name())
         .into_iter()

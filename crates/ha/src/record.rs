@@ -39,7 +39,7 @@ mod chronicle;
 mod incident;
 mod story;
 
-pub use chronicle::Chronicle;
+pub use chronicle::{Chronicle, Fencer};
 pub use incident::{incident, tell, when};
 pub(crate) use story::seconds;
 

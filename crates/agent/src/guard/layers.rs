@@ -109,6 +109,8 @@ pub struct Status {
     pub kills: u64,
     /// The margin of the last of them.
     pub margin: Option<Margin>,
+    /// When PostgreSQL was gone then.
+    pub killed_at: Option<Duration>,
 }
 
 /// The guard, as the agent knows it.
@@ -161,6 +163,7 @@ impl Layers {
             replaced: 0,
             kills: 0,
             margin: None,
+            killed_at: None,
         };
         if let Some(record) = record::take(&config.options.data_dir) {
             tell(&record, &mut status);
@@ -294,7 +297,7 @@ impl Drop for Layers {
 fn tell(record: &Record, status: &mut Status) {
     let margin = record.margin();
     status.kills += 1;
-    status.margin = Some(margin);
+    (status.margin, status.killed_at) = (Some(margin), Some(record.done));
     tracing::error!(
         processes = record.found,
         killed = record.killed,

@@ -60,6 +60,15 @@ pub struct Chronicle {
     fencing: Option<(String, Option<Revision>)>,
 }
 
+/// Which layer stopped PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fencer {
+    /// The agent: its loop, or the deadline on its own thread.
+    Agent,
+    /// The guard process beside it.
+    Guard,
+}
+
 #[derive(Debug, Clone, Default)]
 struct Trouble {
     since: Option<Moment>,
@@ -103,7 +112,12 @@ impl Chronicle {
     /// record, oldest first.
     pub fn note(&mut self, o: &Observation, decision: &Decision, performed: bool) -> Vec<Record> {
         let me = o.policy.name();
-        if decision.actions.contains(&Action::Fence) && self.fencing.is_none() {
+        // The fence is told of before the next tick: what is left over by then found nothing to stop.
+        let fences = decision.actions.contains(&Action::Fence);
+        if !fences && primary(o).is_none() {
+            self.fencing = None;
+        }
+        if fences && self.fencing.is_none() {
             let lock = match &o.store {
                 StoreFacts::Available(view) => view.held().map(|held| held.create_revision),
                 StoreFacts::Unavailable { .. } => self.held.as_ref().map(|held| held.create_revision),
@@ -132,12 +146,19 @@ impl Chronicle {
         records
     }
 
-    /// The local fence has done its work, by the deadline or because it was decided. `margin_ms` as the fence measured it:
+    /// A fence has done its work, by the deadline or because it was decided. `margin_ms` as the fence measured it:
     /// until the end of the lease, negative when it was too late, None without a lease.
-    pub fn fenced(&mut self, at: Moment, me: &str, margin_ms: Option<i64>) -> Record {
-        let (trigger, lock) = self.fencing.take().unwrap_or_else(|| {
+    pub fn fenced(&mut self, at: Moment, me: &str, by: Fencer, margin_ms: Option<i64>) -> Record {
+        let decided = self.fencing.take().filter(|_| by == Fencer::Agent);
+        let (trigger, lock) = decided.unwrap_or_else(|| {
             let lock = self.held.as_ref().filter(|held| held.holder == me).map(|held| held.create_revision);
-            ("the lease was not renewed in time and its deadline came".to_owned(), lock)
+            let trigger = match by {
+                Fencer::Agent => "the lease was not renewed in time and its deadline came",
+                Fencer::Guard => {
+                    "the agent stood still or was gone, and the guard process acted at the deadline of the lease"
+                }
+            };
+            (trigger.to_owned(), lock)
         });
         // What came after a fence is another story.
         (self.away, self.down, self.claim) = (None, None, None);

@@ -9,11 +9,28 @@ use super::{How, Kind, PhaseName, Record};
 #[must_use]
 pub fn incident(records: &[Record]) -> Option<(&Record, Vec<&Record>)> {
     let news = records.iter().rev().find(|record| record.kind.is_news())?;
-    let same = |record: &&Record| match (news.lock, record.lock) {
+    let same = |record: &Record| match (news.lock, record.lock) {
         (Some(of), Some(lock)) => of == lock,
-        (None, _) | (_, None) => std::ptr::eq(*record, news),
+        (None, _) | (_, None) => std::ptr::eq(record, news),
     };
-    let story: Vec<&Record> = records.iter().filter(same).collect();
+    // A suspicion that was withdrawn is another story of the same reign, and so is what its primary did in good days.
+    let over = |record: &Record| same(record) && record.kind == Kind::Withdrawal;
+    let begin = records.iter().rposition(over).map_or(0, |at| at + 1);
+    let part = |record: &&Record| {
+        let quiet = match record.kind {
+            Kind::SyncSet | Kind::Hold | Kind::Restart => true,
+            Kind::Suspicion
+            | Kind::Withdrawal
+            | Kind::Promise
+            | Kind::Revocation
+            | Kind::Promotion
+            | Kind::Refusal
+            | Kind::Fence
+            | Kind::Release => false,
+        };
+        same(record) && (!quiet || std::ptr::eq(*record, news))
+    };
+    let story: Vec<&Record> = records[begin..].iter().filter(part).collect();
     // A fence that is reported late belongs to the promotion that it made room for.
     let main = story.iter().rev().find(|record| record.kind == Kind::Promotion).copied().unwrap_or(news);
     let details = story.into_iter().filter(|record| !std::ptr::eq(*record, main)).collect();
@@ -142,6 +159,9 @@ mod tests {
         let fence = Record { fence_margin_ms: Some(700), ..record(4, "n1", Kind::Fence, Some(20)) };
         let records = [
             record(1, "n9", Kind::Promotion, Some(7)),
+            record(1, "n1", Kind::SyncSet, Some(20)),
+            record(1, "n3", Kind::Suspicion, Some(20)),
+            record(1, "n3", Kind::Withdrawal, Some(20)),
             record(2, "n3", Kind::Suspicion, Some(20)),
             promotion,
             record(6, "n2", Kind::SyncSet, Some(30)),

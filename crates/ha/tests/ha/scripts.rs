@@ -559,7 +559,8 @@ impl Script {
             }
             "fenced" => {
                 let me = self.o.policy.name().to_owned();
-                let record = self.chronicle.fenced(now, &me, words.number("margin_ms")?);
+                let by = if words.has("guard") { record::Fencer::Guard } else { record::Fencer::Agent };
+                let record = self.chronicle.fenced(now, &me, by, words.number("margin_ms")?);
                 return Ok(crate::print::story(&record));
             }
             "forecast" => {

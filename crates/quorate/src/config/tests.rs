@@ -134,6 +134,30 @@ fn the_example_file_states_the_defaults() {
 }
 
 #[test]
+fn times_come_by_a_preset_and_must_fit() {
+    let load = |dcs: &str| {
+        let text =
+            format!("scope: demo\nname: n1\nbootstrap:\n  dcs: {dcs}\npostgresql:\n  data_dir: /data/pg\n");
+        let (settings, report) = super::load(&text, std::iter::empty());
+        let about_times = |line: &&str| line.contains("bootstrap.dcs.");
+        let said: Vec<String> =
+            report.render("f.yml").lines().filter(about_times).map(str::to_owned).collect();
+        (settings.bootstrap.dcs, said.join("\n"))
+    };
+    let (dynamic, said) = load("{preset: fast, failure_timeout: 2}");
+    assert_eq!(said, "");
+    assert_eq!((dynamic.ttl, dynamic.failure_timeout), (Duration::from_secs(2), Duration::from_secs(2)));
+    let (_, said) = load("{preset: quick}");
+    assert_eq!(said, "f.yml:4: error: bootstrap.dcs.preset: expected fast, default or wan, found \"quick\"");
+    let (_, said) = load("{ttl: 5, loop_wait: 4}");
+    assert_eq!(
+        said,
+        "f.yml:4: error: bootstrap.dcs.ttl: loop_wait 4 s + look 1 s + retry_timeout 1 s + stop budget 0.5 s + margin 0.3 s is \
+         not less than ttl 5 s: set ttl to 7 s, or loop_wait to at most 3.3 s"
+    );
+}
+
+#[test]
 fn the_compose_nodes_are_configured() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/compose-node.yml");
     let (settings, report) = load_fixture(
