@@ -401,7 +401,7 @@ mod tests {
     fn the_layers_below_hear_of_every_deadline() {
         let (said, heard) = mpsc::channel();
         let tell: Tell = Box::new(move |order| said.send(order).expect("somebody listens"));
-        let fence = Fence::start(Duration::from_secs(1), Box::new(|| Ok(())), Box::new(|| {}), tell).unwrap();
+        let fence = Fence::start(Duration::from_secs(1), Box::new(|| Ok(0)), Box::new(|| {}), tell).unwrap();
         let until = boottime() + LONG;
         let armed = Order::Armed { deadline: until - Duration::from_secs(1), valid_until: until };
         fence.confirmed(until);

@@ -98,8 +98,10 @@ impl Kind {
     #[must_use]
     pub fn is_news(self) -> bool {
         match self {
-            Kind::Promotion | Kind::Refusal | Kind::Fence | Kind::Hold | Kind::Restart => true,
-            Kind::Suspicion
+            Kind::Promotion | Kind::Refusal | Kind::Fence | Kind::Restart => true,
+            // Nobody noticed.
+            Kind::Hold
+            | Kind::Suspicion
             | Kind::Withdrawal
             | Kind::Promise
             | Kind::Revocation
