@@ -4,6 +4,7 @@
 //! the checkers have to see.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -28,11 +29,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Recorder {
     begin: Instant,
     records: Arc<Mutex<Vec<Record>>>,
+    answers: Arc<AtomicUsize>,
 }
 
 impl Recorder {
     pub(crate) fn new(first: Record) -> Recorder {
-        Recorder { begin: Instant::now(), records: Arc::new(Mutex::new(vec![first])) }
+        Recorder {
+            begin: Instant::now(),
+            records: Arc::new(Mutex::new(vec![first])),
+            answers: Arc::default(),
+        }
     }
 
     pub(crate) fn now_ns(&self) -> u64 {
@@ -40,7 +46,16 @@ impl Recorder {
     }
 
     pub(crate) fn push(&self, record: Record) {
+        if matches!(&record, Record::Operation(operation) if matches!(operation.outcome, Outcome::Answered(_)))
+        {
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
         self.records.lock().push(record);
+    }
+
+    /// How many requests have been answered.
+    pub(crate) fn answers(&self) -> usize {
+        self.answers.load(Ordering::Relaxed)
     }
 
     pub(crate) fn fault(&self, kind: FaultKind, member: usize, leader: bool) {

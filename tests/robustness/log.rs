@@ -12,7 +12,8 @@
 //! 1. Every put writes a value that nobody else writes, so a revision with a put names its author; also that of an author who
 //!    never got an answer.
 //! 2. A deletion that was answered names its revision.
-//! 3. What is left are deletions that nobody was told of: the end of a lease, or a request without an answer. Going up in
+//! 3. What is left are revocations (which name their revision, but not whether they changed anything) and deletions that nobody
+//!    was told of: the end of a lease, or a request without an answer. Going up in
 //!    revisions, the moment before which it must have happened only grows, so any author that was called in time
 //!    fits for good, and the first one is taken.
 //!
@@ -113,6 +114,7 @@ fn has_changed(request: &Request, body: &Body) -> bool {
             let branch = if *succeeded { success } else { failure };
             branch.iter().zip(bodies).any(|(request, body)| has_changed(request, body))
         }
+        // Of a revocation the answer does not say whether the lease had keys: `by_elimination` knows the state.
         _ => false,
     }
 }
@@ -223,17 +225,6 @@ fn by_answer(history: &History, log: &mut Log, findings: &mut Findings) {
     for (at, operation) in history.operations() {
         let Outcome::Answered(answer) = &operation.outcome else { continue };
         let revision = answer.revision;
-        if let Request::Revoke { lease } = &operation.request {
-            // Which keys it had is the state's business; that it is this revision is the answer's.
-            if let Some(entry) = log.entries.get_mut(&revision)
-                && entry.author == Author::Nobody
-                && *lease != 0
-            {
-                entry.author = Author::Operation(at);
-                log.written.insert(at, revision);
-            }
-            continue;
-        }
         if !has_changed(&operation.request, &answer.body) {
             if let Some(written) = log.written.get(&at) {
                 let why = format!("its answer says that nothing changed, and it is revision {written}");
@@ -332,6 +323,13 @@ fn by_elimination(history: &History, log: &mut Log, findings: &mut Findings) {
         })
         .map(|(at, _)| at)
         .collect();
+    let revoked: Vec<(usize, i64, i64)> = history
+        .operations()
+        .filter_map(|(at, operation)| match (&operation.request, &operation.outcome) {
+            (Request::Revoke { lease }, Outcome::Answered(answer)) => Some((at, *lease, answer.revision)),
+            _ => None,
+        })
+        .collect();
     let renewals = leases::confirmed(history);
     let mut authors: Vec<(i64, Author)> = Vec::new();
     for (before, entry, revision) in log.states() {
@@ -357,6 +355,11 @@ fn by_elimination(history: &History, log: &mut Log, findings: &mut Findings) {
             };
             operation.call_ns < proof_ns && changes == entry.changes
         });
+        let told = revoked.iter().find(|(_, lease, at)| *at == revision && Some(*lease) == of_lease);
+        if let Some((at, ..)) = told {
+            authors.push((revision, Author::Operation(*at)));
+            continue;
+        }
         let author = match (of_lease, asked) {
             (Some(lease), _) if is_due(lease) => Author::Lease(lease),
             (_, Some(asked)) => Author::Operation(unknown.remove(asked)),

@@ -145,9 +145,11 @@ fn one<T>(mut all: Vec<T>, random: &mut Rng) -> Option<T> {
     (!all.is_empty()).then(|| all.swap_remove(random.usize(0..all.len())))
 }
 
-/// Tries random candidates until one of them gives something.
+/// Tries the candidates in random order until one of them gives something.
 fn some<T: Clone, U>(all: &[T], random: &mut Rng, mut make: impl FnMut(&T) -> Option<U>) -> Option<U> {
-    (0..200).find_map(|_| make(&one(all.to_vec(), random)?))
+    let mut all = all.to_vec();
+    random.shuffle(&mut all);
+    all.iter().find_map(&mut make)
 }
 
 fn body(operation: &mut Operation) -> &mut Answer {
@@ -365,19 +367,19 @@ fn read_stale_disguised(truth: &Truth<'_>, random: &mut Rng) -> Option<History> 
 }
 
 fn read_torn(truth: &Truth<'_>, random: &mut Rng) -> Option<History> {
-    let (at, revision) = stale(truth, random)?;
-    let Body::Range { kvs: old, .. } = truth.answer(at, revision)? else { return None };
-    let Outcome::Answered(Answer { body: Body::Range { kvs: new, .. }, .. }) =
-        &truth.history.operation(at).outcome
-    else {
-        return None;
-    };
-    // One key as it was, the others as they are.
-    let place = new.iter().position(|kv| old.iter().any(|old| old.key == kv.key && old != kv))?;
-    let other = old.iter().find(|old| old.key == new[place].key)?.clone();
+    // One key as it was before the revision at which it was written last, the others as they are.
+    let several = truth.operations(|operation, answer| match (&operation.request, &answer.body) {
+        (Request::Range { revision: 0, .. }, Body::Range { kvs, .. }) if kvs.len() > 1 => {
+            let place = kvs.iter().position(|kv| kv.version > 1)?;
+            Some((place, kvs[place].clone()))
+        }
+        _ => None,
+    });
+    let (at, (place, kv)) = one(several, random)?;
+    let old = truth.state(kv.modified - 1)?.keys.get(&kv.key)?.clone();
     truth.with_operation(at, |operation| {
         if let Body::Range { kvs, .. } = &mut body(operation).body {
-            kvs[place] = other;
+            kvs[place] = old;
         }
     })
 }

@@ -208,7 +208,7 @@ async fn settle(
     let mut last = client(BETWEEN, 0);
     traffic::read_everything(&mut last).await;
     let writer = client(BETWEEN + 3, 0);
-    let all: Vec<Request> = (0..traffic::KEYS)
+    let all: Vec<Request> = (0..traffic::KEYS + traffic::LEASED_KEYS)
         .map(|number| Request::Put {
             key: traffic::key(number),
             value: format!("last-{number}"),

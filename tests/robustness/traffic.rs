@@ -16,6 +16,8 @@ use crate::history::{BEGIN, BETWEEN, Body, Compare, END, Outcome, Request};
 
 /// Few, so that requests meet.
 pub(crate) const KEYS: usize = 12;
+/// Behind them keys that nearly only leases take away: on the others something else would be written before a lease ends.
+pub(crate) const LEASED_KEYS: usize = 8;
 
 pub(crate) fn key(number: usize) -> String {
     format!("{BEGIN}{number:02}")
@@ -325,7 +327,12 @@ impl Tenant {
     fn put(&mut self, lease: i64) -> Request {
         self.written += 1;
         let value = format!("{}-{}", self.client.id, self.written);
-        Request::Put { key: key(self.random.usize(0..KEYS)), value, lease, prev_kv: self.random.bool() }
+        let number = if lease != 0 && self.random.bool() {
+            KEYS + usize::try_from(lease).unwrap_or(0) % LEASED_KEYS
+        } else {
+            self.random.usize(0..KEYS)
+        };
+        Request::Put { key: key(number), value, lease, prev_kv: self.random.bool() }
     }
 }
 
