@@ -85,8 +85,13 @@ fn judge(event: &Event, keys: &Keys, members: &mut BTreeMap<String, MemberRecord
             let text = String::from_utf8_lossy(&event.kv.value);
             match MemberRecord::parse(&text) {
                 Ok(record) if !event.delete => {
-                    let record =
-                        MemberRecord { xlog_location: None, receive_lsn: None, replay_lsn: None, ..record };
+                    let record = MemberRecord {
+                        xlog_location: None,
+                        receive_lsn: None,
+                        replay_lsn: None,
+                        wal_start: None,
+                        ..record
+                    };
                     members.get(&name) != Some(&record) && {
                         members.insert(name, record);
                         true
@@ -124,7 +129,7 @@ mod tests {
         let mut judge =
             |key: &str, value: &str, delete| judge(&event(key, value, delete), &keys, &mut members, &seen);
         assert!(judge("members/n1", r#"{"state":"running","xlog_location":1}"#, false));
-        assert!(!judge("members/n1", r#"{"state":"running","xlog_location":2}"#, false));
+        assert!(!judge("members/n1", r#"{"state":"running","xlog_location":2,"wal_start":1}"#, false));
         assert!(judge("members/n1", r#"{"state":"stopped","xlog_location":2}"#, false));
         assert!(judge(
             "members/n1",

@@ -258,6 +258,7 @@ impl<'o> Context<'o> {
         match &running.role {
             Role::Primary(primary) => {
                 record.xlog_location = Some(primary.written);
+                record.wal_start = primary.oldest;
                 let ours = matches!(self.holding, Holding::Mine { .. } | Holding::Unadopted(_));
                 let announced =
                     in_history || running.timeline.0 <= 1 || self.history().current() >= running.timeline;

@@ -235,6 +235,8 @@ pub enum Role {
 pub struct PrimaryFacts {
     /// `pg_current_wal_lsn()`.
     pub written: Lsn,
+    /// Where the oldest segment in `pg_wal` begins: nobody can stream from before that.
+    pub oldest: Option<Lsn>,
     /// When this incarnation was first seen out of recovery.
     pub since: Moment,
     /// A checkpoint on the current timeline has completed: others may rewind from it.

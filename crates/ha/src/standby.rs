@@ -45,6 +45,9 @@ fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &Stand
         let stop = if standby.upstream.is_some() { vec![Action::StopReceiver] } else { Vec::new() };
         return context.idle(stop, "waiting for the leader to announce itself as primary");
     };
+    if let Some(why) = left_behind(context, standby) {
+        return bootstrap::clone(context, &why);
+    }
     let reason =
         format!("no action. I am ({}), a secondary, and following a leader ({})", context.me, upstream.name);
     if standby.upstream.as_ref() == Some(&upstream.endpoint) {
@@ -67,4 +70,14 @@ fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &Stand
         return context.idle(Vec::new(), reason);
     }
     context.first(Action::Follow { upstream, slot: context.slot() }, reason)
+}
+
+/// Why this standby can never stream again: the primary has removed the WAL that would come next. (With an archive to restore from it
+/// may get there all the same.)
+fn left_behind(context: &Context<'_>, standby: &StandbyFacts) -> Option<String> {
+    let (primary, record) = context.primary()?;
+    let (oldest, end) = (record.wal_start?, standby.end());
+    let stuck = !matches!(standby.receiver, Receiver::Streaming { .. });
+    (stuck && end < oldest && !context.policy.restores)
+        .then(|| format!("{} has no WAL before {oldest} any more, and mine ends at {end}", primary.name))
 }

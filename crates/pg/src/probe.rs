@@ -61,6 +61,7 @@ struct Seen {
     directory: DataDirectory,
     running: Result<Running, FenceError>,
     control: Option<ControlFile>,
+    oldest: Option<Lsn>,
 }
 
 impl Instance {
@@ -104,10 +105,14 @@ impl Instance {
             tokio::task::spawn_blocking(move || {
                 let _held_while_it_hangs = turn;
                 let config = instance.config();
+                let control = ControlFile::read(&config.data_dir).ok();
                 Seen {
                     directory: classify(config),
                     running: process::running(&config.data_dir),
-                    control: ControlFile::read(&config.data_dir).ok(),
+                    oldest: control
+                        .as_ref()
+                        .and_then(|it| oldest_wal(&config.data_dir, it.wal_segment_bytes)),
+                    control,
                 }
             })
             .await
@@ -205,6 +210,7 @@ impl Instance {
             drop(memory);
             let facts = PrimaryFacts {
                 written: lsn(text(6)),
+                oldest: seen.oldest,
                 since,
                 checkpointed: checkpoint_timeline == timeline,
                 replicas: replication.iter().map(|row| replica(row)).collect(),
@@ -314,6 +320,19 @@ pub(crate) fn forked(data_dir: &Path, timeline: TimelineId) -> Vec<Fork> {
     lines.filter_map(fork).collect()
 }
 
+/// Where the oldest segment in `pg_wal` begins, of whatever timeline.
+fn oldest_wal(data_dir: &Path, segment_bytes: u32) -> Option<Lsn> {
+    let segment_bytes = u64::from(segment_bytes).max(1);
+    let entries = fs::read_dir(data_dir.join("pg_wal")).ok()?;
+    let begins = |name: &str| {
+        let digits = name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = |part: &str| u64::from_str_radix(part, 16).ok();
+        let (log, segment) = (number(name.get(8..16)?)?, number(name.get(16..24)?)?);
+        digits.then_some(Lsn((log << 32) + segment * segment_bytes))
+    };
+    entries.flatten().filter_map(|entry| begins(entry.file_name().to_str()?)).min()
+}
+
 /// The highest timeline among the WAL files that hold the byte before `end`.
 fn timeline_on_disk(data_dir: &Path, end: Lsn, segment_bytes: u32) -> Option<u32> {
     let segment_bytes = u64::from(segment_bytes).max(1);
@@ -329,4 +348,23 @@ fn timeline_on_disk(data_dir: &Path, end: Lsn, segment_bytes: u32) -> Option<u32
             (timeline.len() == 8).then(|| u32::from_str_radix(timeline, 16).ok())?
         })
         .max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_wal_is_told_by_the_names_of_segments() {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = dir.path().join("pg_wal");
+        fs::create_dir(&wal).unwrap();
+        for name in
+            ["000000020000000100000003", "000000010000000100000002", "00000002.history", "archive_status"]
+        {
+            fs::write(wal.join(name), b"").unwrap();
+        }
+        assert_eq!(oldest_wal(dir.path(), 16 << 20), Some(Lsn((1 << 32) + (2 << 24))));
+        assert_eq!(oldest_wal(&dir.path().join("nowhere"), 16 << 20), None);
+    }
 }

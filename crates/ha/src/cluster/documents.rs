@@ -49,6 +49,8 @@ pub struct MemberRecord {
     pub checkpoint_after_promote: bool,
     /// This node honours a pause.
     pub pause: bool,
+    /// Quorate's, of a primary: where the oldest WAL begins that it still has. Patroni ignores it.
+    pub wal_start: Option<Lsn>,
     /// Quorate's: where this standby stood after its WAL receiver was gone, for the race. Patroni ignores it.
     pub race: Option<RaceStamp>,
     /// Fields of other writers, kept as they are.
@@ -260,6 +262,7 @@ impl MemberRecord {
             xlog_location: number(&mut map, "xlog_location").map(Lsn),
             receive_lsn: number(&mut map, "receive_lsn").map(Lsn),
             replay_lsn: number(&mut map, "replay_lsn").map(Lsn),
+            wal_start: number(&mut map, "wal_start").map(Lsn),
             replication_state: text(&mut map, "replication_state"),
             tags,
             race,
@@ -301,6 +304,9 @@ impl MemberRecord {
         }
         if let Some(lsn) = self.replay_lsn {
             put("replay_lsn", json!(lsn.0));
+        }
+        if let Some(lsn) = self.wal_start {
+            put("wal_start", json!(lsn.0));
         }
         if let Some(state) = &self.replication_state {
             put("replication_state", json!(state));
@@ -460,7 +466,7 @@ impl History {
     /// The timeline that the cluster is on: the one after the last that ended; 1 without any.
     #[must_use]
     pub fn current(&self) -> TimelineId {
-        TimelineId(self.0.iter().map(|line| line.timeline.0).max().unwrap_or(0) + 1)
+        TimelineId(self.0.iter().map(|line| line.timeline.0).max().unwrap_or(0).saturating_add(1))
     }
     /// Where `timeline` ended; None while it is current.
     #[must_use]
@@ -472,7 +478,7 @@ impl History {
     pub fn leader_of(&self, timeline: TimelineId) -> Option<&str> {
         self.0
             .iter()
-            .find(|line| line.timeline.0 + 1 == timeline.0)
+            .find(|line| line.timeline.0.checked_add(1) == Some(timeline.0))
             .and_then(|line| line.new_leader.as_deref())
     }
 }

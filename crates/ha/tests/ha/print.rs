@@ -46,6 +46,9 @@ fn member(record: &MemberRecord) -> String {
     if let Some(lsn) = record.xlog_location {
         text.push_str(&format!(" at {lsn}"));
     }
+    if let Some(lsn) = record.wal_start {
+        text.push_str(&format!(" with WAL from {lsn}"));
+    }
     if !record.checkpoint_after_promote {
         text.push_str(" (no checkpoint yet)");
     }

@@ -71,6 +71,7 @@ fn primary(lsn: u64) -> Role {
     };
     Role::Primary(PrimaryFacts {
         written: Lsn(lsn),
+        oldest: None,
         since: Moment(Duration::from_secs(10)),
         checkpointed: true,
         replicas: vec![replica("n2"), replica("n3")],
@@ -305,6 +306,9 @@ impl Script {
                 if let Some(lsn) = words.lsn("lsn")? {
                     record.xlog_location = Some(lsn);
                 }
+                if let Some(lsn) = words.lsn("oldest")? {
+                    record.wal_start = Some(lsn);
+                }
                 if let Some(priority) = words.number("priority")? {
                     record.tags.0.insert("failover_priority".to_owned(), json!(priority));
                 }
@@ -363,6 +367,7 @@ impl Script {
                     running.timeline = words.timeline()?;
                     if let Role::Primary(facts) = &mut running.role {
                         facts.checkpointed = !words.has("nocheckpoint");
+                        facts.oldest = words.lsn("oldest")?;
                         facts.since = words.at("since")?.unwrap_or(facts.since);
                         if let Some(at) = words.lsn("forked_at")? {
                             facts.forked = vec![Fork {

@@ -549,6 +549,7 @@ impl World {
                 let role = match server {
                     Server::Primary { since, checkpoint_at } => Role::Primary(PrimaryFacts {
                         written: end,
+                        oldest: None,
                         since: at(*since),
                         checkpointed: now >= *checkpoint_at,
                         replicas,
