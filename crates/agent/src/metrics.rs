@@ -241,11 +241,13 @@ impl Metrics {
         }
         page.counter("quorate_fences_total", "Fences of the local PostgreSQL.", read(&own.fences));
         let layers = shared.layers.status();
-        page.flag(
-            "quorate_guard_ready",
-            "Value is 1 if a guard process answers and the self-test of fencing passed.",
-            matches!(layers.guard, State::Ready { unfit: None, .. }),
-        );
+        if layers.guard != State::Off {
+            page.flag(
+                "quorate_guard_ready",
+                "Value is 1 if a guard process answers and the self-test of fencing passed.",
+                matches!(layers.guard, State::Ready { unfit: None, .. }),
+            );
+        }
         page.counter(
             "quorate_guard_replacements_total",
             "Guard processes that had ended or did not answer.",

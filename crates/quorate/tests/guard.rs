@@ -52,6 +52,7 @@ struct Node {
     dir: tempfile::TempDir,
     rest: u16,
     postgres: u16,
+    binary: PathBuf,
     agent: Option<Child>,
 }
 
@@ -99,7 +100,7 @@ postgresql:
 {more}"
         );
         std::fs::write(dir.path().join("quorate.yml"), text).unwrap();
-        Node { dir, rest, postgres, agent: None }
+        Node { dir, rest, postgres, binary: env!("CARGO_BIN_EXE_quorate").into(), agent: None }
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -113,7 +114,7 @@ postgresql:
     fn start(&mut self) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let agent = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        let agent = Command::new(&self.binary)
             .arg("run")
             .arg(self.dir.path().join("quorate.yml"))
             .stdin(Stdio::null())
@@ -320,6 +321,35 @@ fn a_stopped_or_killed_agent_does_not_leave_a_primary_beyond_its_lease() {
     let told = record::take(&node.data_dir()).expect("a record for the next agent");
     assert!(told.sealed && told.found > 0 && told.done < told.valid_until, "{told:?}");
     assert!(told.valid_until <= killed + TTL, "no renewal is newer than the agent's death");
+}
+
+#[test]
+fn where_a_guard_is_required_a_primary_that_cannot_have_one_hands_over() {
+    if !available() {
+        return;
+    }
+    let mut node = Node::new(20, "guard: {mode: required}\n");
+    node.binary = node.dir.path().join("quorate");
+    std::fs::copy(env!("CARGO_BIN_EXE_quorate"), &node.binary).unwrap();
+    node.start();
+    node.wait_for_primary();
+    // The program can no longer be started, by nobody: what a broken upgrade does.
+    let executable = |mode| {
+        std::fs::set_permissions(&node.binary, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    executable(0o644);
+    kill_process(pid(node.guards()[0]), Signal::KILL).unwrap();
+    until("the end of its time as primary", || {
+        let said = node.log();
+        let stepped_down = said.contains("stepping down: there is no guard process: it cannot be started");
+        (stepped_down && said.contains("released the leader lock")).then_some(())
+    });
+    until("the refusal", || node.log().contains("not promoting: there is no guard process").then_some(()));
+    assert!(!node.get("/primary").unwrap().starts_with("HTTP/1.1 200"));
+    // And by itself it comes back.
+    executable(0o755);
+    node.wait_for_primary();
+    node.stop();
 }
 
 #[test]

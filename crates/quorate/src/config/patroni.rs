@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use super::diagnostics::{Origin, Report};
 use super::reader::{Section, as_boolean, as_duration, set};
-use super::settings::{AGREED, OWNED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, LayerMode, Log, LogFormat, Peer, Postgresql, RestApi, SafetyMargin, Settings, SynchronousMode, Tags};
+use super::settings::{
+    AGREED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, LayerMode, Log,
+    LogFormat, OWNED, Peer, Postgresql, RestApi, SafetyMargin, Settings, SynchronousMode, Tags,
+};
 use super::tls::TlsFiles;
 use super::yaml::{Node, Value};
 
@@ -430,10 +433,12 @@ fn watchdog(section: &Section<'_>, settings: &mut Settings, report: &mut Report)
         };
     }
     // The guard feeds the device, because it knows when the last backend is gone.
-    if settings.guard.mode == LayerMode::Off && watchdog.mode != LayerMode::Off {
-        if let Some(present) = section.present("mode") {
-            present.reject(report, "the guard process drives the device: it needs guard.mode automatic or required");
-        }
+    if settings.guard.mode == LayerMode::Off
+        && watchdog.mode != LayerMode::Off
+        && let Some(present) = section.present("mode")
+    {
+        present
+            .reject(report, "the guard process drives the device: it needs guard.mode automatic or required");
     }
 }
 
