@@ -237,11 +237,8 @@ impl Cluster {
     /// The database as the application sees it.
     #[must_use]
     pub fn target(&self) -> Target {
-        Target {
-            place: self.outside(),
-            connection_string: self.connection_string(),
-            servers: self.nodes.iter().map(|node| (node.address, node.ports.postgres).into()).collect(),
-        }
+        let servers = self.nodes.iter().map(|node| (node.address, node.ports.postgres).into()).collect();
+        Target::new(self.outside(), self.connection_string(), servers)
     }
 
     /// What to put before a command that shall run where the application stands.

@@ -175,6 +175,15 @@ pub enum Format {
 /// When the cluster cannot be built or does not recover; the sentence names the log files.
 pub async fn run(args: &DemoArgs, verb: Verb) -> Result<bool> {
     let network = network(args, verb)?;
+    if let What::Story(story) = args.what
+        && story.cuts()
+        && network == Network::Loopback
+    {
+        bail!(
+            "{} cuts the network, and on loopback nothing can be cut: `quorate drill` as root, without --network and --keep",
+            story.name()
+        );
+    }
     let (dir, ours) = directory(args)?;
     let drill = Drill { args, network, dir: &dir };
     // Whoever is dropped here kills what it has started.

@@ -114,7 +114,7 @@ impl<'a> Stage<'a> {
     pub(crate) async fn probes_from_both_ends(&mut self, last: usize) -> Result<Probes> {
         let target = self.target();
         writer::prepare(&target).await?;
-        let both = [self.writer(&target)?, self.writer(&target.with_last(last)?)?];
+        let both = [self.writer(&target)?, self.writer(&target.with_last(last))?];
         let probes = Probes { writers: both.into() };
         self.written(&probes).await?;
         Ok(probes)

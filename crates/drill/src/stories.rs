@@ -72,6 +72,33 @@ impl Story {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// Whether it needs a network that can be cut.
+    #[must_use]
+    pub fn cuts(self) -> bool {
+        match self {
+            Story::Cut
+            | Story::CutOutgoing
+            | Story::CutIncoming
+            | Story::CutBetween
+            | Story::TwoCuts
+            | Story::Delay => true,
+            Story::Failover
+            | Story::FailoverStoreLeader
+            | Story::AgentStopped
+            | Story::AgentRestarted
+            | Story::AgentKilled
+            | Story::GuardKilled
+            | Story::BothKilled
+            | Story::PostmasterKilled
+            | Story::Switchover
+            | Story::QuorumLoss
+            | Story::AllKilled
+            | Story::StoreLeaderKilled
+            | Story::FirstStart
+            | Story::Memory => false,
+        }
+    }
+
     /// How long a cut or a stop is held when nobody says: long enough to see what the old side does after its lease.
     #[must_use]
     pub fn hold(self, ttl: Duration) -> Duration {

@@ -1,19 +1,21 @@
 //! A client that writes one row every 20 ms and remembers what it was told, wherever it stands.
 //!
-//! The connection is made from the multi-host connection string that an application would use (`target_session_attrs=read-write`),
-//! host after host, as libpq does.
+//! The connection string is the one that an application would use (all hosts, `target_session_attrs=read-write`), and its hosts are
+//! tried one after the other, as libpq does.
 //!
 //! # What the probe adds to a gap
 //!
 //! - [`PERIOD`], 20 ms: the write that would have shown the end earlier was not sent yet.
-//! - A host that answers nothing costs [`CONNECT_TIMEOUT`], 50 ms, before the next one is tried. With one host cut off that is at most
-//!   50 ms and 25 ms on average; with two, twice that. A host that refuses or says that it is a standby costs a few milliseconds.
+//! - [`CONNECT_TIMEOUT`], 50 ms, for a host that answers nothing, before the next one is tried: with one host cut off at most
+//!   50 ms, 25 ms on average. A host that refuses or says that it is a standby costs a few milliseconds.
 //! - [`RECONNECT_PAUSE`], 20 ms, between two rounds over all hosts.
+//! - [`HANDSHAKE`], 1 s, in one bad case: a host that takes the connection and then falls silent.
 //!
 //! A write without an answer does not hold the probe up: after [`PATIENCE`] it is left to wait in the background and the probe looks for a
 //! server that answers. It is not given up, though. An answer that comes later, from an old primary at its last breath, is
-//! noted when it comes: exactly these are the acknowledgements that a split brain consists of. While a write waits at a server,
-//! no second one is sent to the same server, so that a stalled primary is not buried under sessions.
+//! noted when it comes: exactly these are the acknowledgements that a split brain consists of. A host that owes an answer is
+//! not asked again for [`OWES`], unlike by libpq, which would go back to it as long as it says that it takes writes; later only
+//! if it has been started again since, so that a stalled primary is not buried under sessions.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::task::JoinHandle;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -37,8 +40,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// A write without an answer for this long is left to wait in the background. Shorter than any failover, so it adds nothing.
 pub const PATIENCE: Duration = Duration::from_millis(200);
-/// One round over all hosts, with authentication and the question of who is primary.
-const ROUND_DEADLINE: Duration = Duration::from_secs(1);
+/// One host, from the connection to the prepared statement. Far more than it takes, also on a busy machine.
+pub const HANDSHAKE: Duration = Duration::from_secs(1);
+/// How long a host that owes an answer is left alone. It may be cut off, and come back as another run of the server.
+pub const OWES: Duration = Duration::from_secs(5);
 /// Patience for the table at the beginning and the comparison at the end, when a primary is known to be there.
 const UNHURRIED: Duration = Duration::from_secs(10);
 /// Ids of one writer; the next writer's begin there.
@@ -53,9 +58,17 @@ pub struct Target {
     pub connection_string: String,
     /// The hosts in the same order, to say which one answered.
     pub servers: Vec<SocketAddr>,
+    /// In which order they are tried.
+    pub order: Vec<usize>,
 }
 
 impl Target {
+    /// A database whose connection string lists `servers`.
+    #[must_use]
+    pub fn new(place: Place, connection_string: String, servers: Vec<SocketAddr>) -> Target {
+        Target { place, connection_string, order: (0..servers.len()).collect(), servers }
+    }
+
     /// A database that is reached from this process's own network; who answers is told by the order of the hosts.
     ///
     /// # Errors
@@ -69,7 +82,7 @@ impl Target {
             };
             servers.push((name.parse::<IpAddr>().context("a host without an IP address")?, *port).into());
         }
-        Ok(Target { place: Place::here(), connection_string: connection_string.to_owned(), servers })
+        Ok(Target::new(Place::here(), connection_string.to_owned(), servers))
     }
 
     /// The same database from elsewhere.
@@ -79,20 +92,35 @@ impl Target {
     }
 
     /// The same database, with one host tried after all the others.
-    ///
-    /// # Errors
-    /// When the connection string does not list the servers in their order.
-    pub fn with_last(&self, server: usize) -> Result<Target> {
-        let list =
-            |servers: &[SocketAddr]| servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
-        let mut order = self.servers.clone();
-        let last = order.remove(server);
-        order.push(last);
-        let (before, after) = (list(&self.servers), list(&order));
-        if !self.connection_string.contains(&before) {
-            bail!("the connection string does not list {before}");
+    #[must_use]
+    pub fn with_last(&self, server: usize) -> Target {
+        let mut order = self.order.clone();
+        order.retain(|other| *other != server);
+        order.push(server);
+        Target { order, ..self.clone() }
+    }
+
+    /// One host of the connection string, to be connected to if it takes writes.
+    fn single(&self, server: usize) -> Result<Config> {
+        let all: Config = self.connection_string.parse()?;
+        let address = self.servers[server];
+        let mut config = Config::new();
+        config
+            .host(address.ip().to_string())
+            .port(address.port())
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .application_name("quorate-drill");
+        if let Some(user) = all.get_user() {
+            config.user(user);
         }
-        Ok(Target { connection_string: self.connection_string.replacen(&before, &after, 1), ..self.clone() })
+        if let Some(password) = all.get_password() {
+            config.password(password);
+        }
+        if let Some(database) = all.get_dbname() {
+            config.dbname(database);
+        }
+        Ok(config)
     }
 
     fn config(&self, connect_timeout: Duration) -> Result<Config> {
@@ -136,15 +164,18 @@ impl Writer {
     /// # Errors
     /// A connection string that is none.
     pub fn begin(target: &Target, number: i64) -> Result<Writer> {
-        let config = target.config(CONNECT_TIMEOUT)?;
+        let hosts = target
+            .order
+            .iter()
+            .map(|server| Ok((*server, target.single(*server)?)))
+            .collect::<Result<Vec<_>>>()?;
         let (shared, stop) = (Arc::new(Shared::default()), Arc::new(AtomicBool::new(false)));
         let probe = Probe {
-            config,
-            servers: target.servers.clone(),
+            hosts,
             shared: shared.clone(),
             stop: stop.clone(),
             id: number * IDS,
-            waiting: Vec::new(),
+            owed: Vec::new(),
         };
         let task = target.place.spawn(probe.run());
         Ok(Writer { shared, stop, task })
@@ -176,7 +207,7 @@ impl Writer {
     }
 }
 
-/// Which run of which server: a server that was started again has no memory of a write that waited in it.
+/// Which run of which server: one that was started again has no memory of a write that waited in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Server {
     index: usize,
@@ -197,33 +228,35 @@ enum Answer {
     Unknown,
 }
 
-struct Waiting {
+/// A write that a server owes the answer to.
+struct Owed {
     id: i64,
     server: Server,
+    since: Instant,
     write: JoinHandle<Answer>,
 }
 
 struct Probe {
-    config: Config,
-    servers: Vec<SocketAddr>,
+    /// In the order in which they are tried.
+    hosts: Vec<(usize, Config)>,
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     id: i64,
-    waiting: Vec<Waiting>,
+    owed: Vec<Owed>,
 }
 
 impl Probe {
     async fn run(mut self) {
         while !self.stopped() {
-            match session(&self.config, &self.servers, ROUND_DEADLINE).await {
-                Ok(session) if !self.waits_at(&session.server) => self.write_through(session).await,
-                Ok(_) | Err(_) => tokio::time::sleep(RECONNECT_PAUSE).await,
+            match self.session().await {
+                Some(session) => self.write_through(session).await,
+                None => tokio::time::sleep(RECONNECT_PAUSE).await,
             }
         }
-        for waiting in &self.waiting {
-            if !waiting.write.is_finished() {
-                waiting.write.abort();
-                self.shared.with(|ledger| ledger.unknown.push(waiting.id));
+        for owed in &self.owed {
+            if !owed.write.is_finished() {
+                owed.write.abort();
+                self.shared.with(|ledger| ledger.unknown.push(owed.id));
             }
         }
     }
@@ -232,10 +265,22 @@ impl Probe {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Whether a write has no answer from this server yet.
-    fn waits_at(&mut self, server: &Server) -> bool {
-        self.waiting.retain(|waiting| !waiting.write.is_finished());
-        self.waiting.iter().any(|waiting| waiting.server == *server)
+    /// The first host that takes writes and owes no answer.
+    async fn session(&mut self) -> Option<Session> {
+        self.owed.retain(|owed| !owed.write.is_finished());
+        for (index, config) in &self.hosts {
+            let owes = |owed: &Owed| owed.server.index == *index && owed.since.elapsed() < OWES;
+            if self.owed.iter().any(owes) {
+                continue;
+            }
+            let session = tokio::time::timeout(HANDSHAKE, open(*index, config)).await;
+            if let Ok(Ok(session)) = session
+                && !self.owed.iter().any(|owed| owed.server == session.server)
+            {
+                return Some(session);
+            }
+        }
+        None
     }
 
     /// Writes until the server fails, refuses or keeps silent.
@@ -256,7 +301,8 @@ impl Probe {
                 Ok(Ok(Answer::Acknowledged)) => {}
                 Ok(Ok(Answer::Refused | Answer::Unknown) | Err(_)) => return,
                 Err(_) => {
-                    self.waiting.push(Waiting { id: self.id, server: session.server, write });
+                    let (id, server) = (self.id, session.server);
+                    self.owed.push(Owed { id, server, since: Instant::now(), write });
                     return;
                 }
             }
@@ -289,26 +335,13 @@ async fn write(
     answer
 }
 
-/// The first host of the connection string that takes writes.
-async fn session(config: &Config, servers: &[SocketAddr], deadline: Duration) -> Result<Session> {
-    let connecting = async {
-        let client = connect(config).await?;
-        let row = client
-            .query_one(
-                "SELECT host(inet_server_addr()), inet_server_port(), pg_postmaster_start_time()::text",
-                &[],
-            )
-            .await?;
-        let (host, port, started): (String, i32, String) = (row.get(0), row.get(1), row.get(2));
-        let address = SocketAddr::new(host.parse()?, u16::try_from(port)?);
-        let index = servers
-            .iter()
-            .position(|server| *server == address)
-            .with_context(|| format!("{address} is not in the connection string"))?;
-        let insert = client.prepare("INSERT INTO ledger (id) VALUES ($1)").await?;
-        anyhow::Ok(Session { client: Arc::new(client), insert, server: Server { index, started } })
-    };
-    tokio::time::timeout(deadline, connecting).await.context("no answer from any host in time")?
+/// A session with one server, if it takes writes.
+async fn open(index: usize, config: &Config) -> Result<Session> {
+    let client = connect(config).await?;
+    let row = client.query_one("SELECT pg_postmaster_start_time()::text", &[]).await?;
+    let server = Server { index, started: row.get(0) };
+    let insert = client.prepare("INSERT INTO ledger (id) VALUES ($1)").await?;
+    Ok(Session { client: Arc::new(client), insert, server })
 }
 
 async fn connect(config: &Config) -> Result<Client> {
@@ -390,9 +423,12 @@ mod tests {
         let target = Target::here("postgresql://u:p@10.0.0.1:5432,10.0.0.2:5433,10.0.0.3:5432/d").unwrap();
         assert_eq!(target.servers.len(), 3);
         assert_eq!(target.servers[1], "10.0.0.2:5433".parse().unwrap());
-        let other = target.with_last(0).unwrap();
-        assert_eq!(other.connection_string, "postgresql://u:p@10.0.0.2:5433,10.0.0.3:5432,10.0.0.1:5432/d");
-        assert_eq!(other.servers, target.servers, "numbers stay");
+        assert_eq!(target.with_last(0).order, [1, 2, 0]);
+        let host = target.single(1).unwrap();
+        assert_eq!(
+            (host.get_ports(), host.get_user(), host.get_dbname()),
+            (&[5433][..], Some("u"), Some("d"))
+        );
         assert!(Target::here("postgresql://u@localhost/d").is_err());
     }
 }

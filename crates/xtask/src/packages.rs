@@ -12,7 +12,7 @@ pub(crate) type Package = (&'static str, &'static str);
 /// What `quorate demo` needs.
 pub(crate) const FOR_DEMO: &[Package] = &[("postgresql-15", "/usr/lib/postgresql/15/bin/postgres")];
 
-/// What the tests drive: PostgreSQL, unmodified etcd clients, HAProxy, Python. One of them, the `etcd-client` crate, compiles
+/// What the tests drive: PostgreSQL, unmodified etcd clients, HAProxy, Python, networks that can be cut. One of them, the `etcd-client` crate, compiles
 /// etcd's protocol with `protoc` when the tests are built.
 pub(crate) const FOR_TESTS: &[Package] = &[
     ("postgresql-15", "/usr/lib/postgresql/15/bin/postgres"),
@@ -21,6 +21,8 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     ("haproxy", "/usr/sbin/haproxy"),
     ("prometheus", "/usr/bin/prometheus"),
     ("curl", "/usr/bin/curl"),
+    ("iproute2", "/usr/sbin/ip"),
+    ("nftables", "/usr/sbin/nft"),
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
     ("python3-venv", "/usr/lib/python3.11/ensurepip/__init__.py"),

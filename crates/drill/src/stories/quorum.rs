@@ -51,10 +51,9 @@ async fn fenced_in_time(stage: &mut Stage<'_>, probes: &Probes, fault: &Fault, q
     let (primary, name) = (fault.old, stage.name(fault.old));
     let mut fenced = None;
     while fenced.is_none() && quorum_lost.elapsed() < ttl * 3 {
-        if takes_writes(stage.cluster, primary).await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        } else {
-            fenced = Some(Instant::now());
+        match takes_writes(stage.cluster, primary).await {
+            Some(false) => fenced = Some(Instant::now()),
+            Some(true) | None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
     match fenced {
@@ -86,23 +85,27 @@ async fn fenced_in_time(stage: &mut Stage<'_>, probes: &Probes, fault: &Fault, q
     }
 }
 
-/// Whether the node's PostgreSQL answers and is not a standby: whoever connects may write there.
-async fn takes_writes(cluster: &Cluster, index: usize) -> bool {
-    let Ok(mut config) = cluster.connection_string_of(index).parse::<tokio_postgres::Config>() else {
-        return false;
-    };
+/// Whether the node's PostgreSQL answers and is not a standby: whoever connects may write there. None: it did not say in time,
+/// which on a busy machine means nothing.
+async fn takes_writes(cluster: &Cluster, index: usize) -> Option<bool> {
+    let mut config: tokio_postgres::Config = cluster.connection_string_of(index).parse().ok()?;
     config.connect_timeout(Duration::from_millis(500));
     let ask = async move {
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.ok()?;
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok().map(|row| !row.get::<_, bool>(0))
+        client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await.map(|row| row.get(0))
     };
     let asked = cluster.nodes[index]
         .place
         .spawn(async move { tokio::time::timeout(Duration::from_millis(500), ask).await });
-    asked.await.ok().and_then(Result::ok).flatten().unwrap_or(false)
+    match asked.await.ok()? {
+        Ok(Ok(writes)) => Some(writes),
+        // Refused, starting, shutting down, killed.
+        Ok(Err(_)) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// All nodes are killed at the same moment during writes and started again: every acknowledged row and every acknowledged
