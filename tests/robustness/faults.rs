@@ -26,30 +26,24 @@ pub(crate) const STORIES: [Story; 5] =
     [Story::KillLeader, Story::StopLeader, Story::KillAll, Story::KillFollower, Story::StopFollower];
 
 const ALL: [usize; 3] = [0, 1, 2];
-/// Traffic before, between and after: so many answers, however slow the machine is.
-const AROUND: usize = 200;
 /// A cluster that answers less in this time does not work.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An election takes about one second; the stopped one has to wake up to a world that went on.
 const STOPPED: Duration = Duration::from_millis(2_500);
 
 /// Waits for traffic.
-fn traffic(recorder: &Recorder) {
-    let (until, enough) = (Instant::now() + PATIENCE, recorder.answers() + AROUND);
-    while recorder.answers() < enough {
-        assert!(
-            Instant::now() < until,
-            "{} answers within {PATIENCE:?}",
-            recorder.answers() + AROUND - enough
-        );
+fn traffic(recorder: &Recorder, answers: usize) {
+    let (until, begin) = (Instant::now() + PATIENCE, recorder.answers());
+    while recorder.answers() < begin + answers {
+        assert!(Instant::now() < until, "{} answers within {PATIENCE:?}", recorder.answers() - begin);
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 impl Story {
-    /// Plays it. Blocks.
-    pub(crate) fn play(self, stores: &mut Stores, recorder: &Recorder) {
-        traffic(recorder);
+    /// Plays it. Blocks. Before, within and after the fault at least `around` requests are answered, however slow the machine.
+    pub(crate) fn play(self, stores: &mut Stores, recorder: &Recorder, around: usize) {
+        traffic(recorder, around);
         stores.wait_until("leader", |stores| stores.leader(&ALL).is_some());
         let leader = stores.leader(&ALL).expect("there was one a moment ago");
         let victim = match self {
@@ -70,7 +64,7 @@ impl Story {
             Story::KillLeader | Story::KillFollower => {
                 kill(stores, victim);
                 stores.wait_until("another leader", |stores| stores.leader(&others).is_some());
-                traffic(recorder);
+                traffic(recorder, around);
                 start(stores, victim);
             }
             Story::KillAll => {
@@ -94,7 +88,7 @@ impl Story {
         stores.wait_until("three healthy members", |stores| {
             ALL.iter().all(|member| stores.is_healthy(*member))
         });
-        traffic(recorder);
+        traffic(recorder, around);
     }
 
     /// What is missing in a history that was to be this story. Not empty: the run proves nothing.

@@ -19,6 +19,8 @@
 //! |---|---|
 //! | `QUORATE_SEED` | the first run's seed; clients' choices follow from it, not the machine's timing |
 //! | `QUORATE_ROBUSTNESS_SECONDS` | the long form: one run after the other on `quorate store` for so long, every story of faults in turn |
+//! | `QUORATE_ROBUSTNESS_LIES` | how often each lie is told about each history, at different places; 1 if not set |
+//! | `QUORATE_TESTS_STORE` | another program instead of `quorate store`, for instance `etcd` |
 //! | `QUORATE_HISTORY` | a file: `a_kept_history` checks that one and nothing runs |
 //!
 //! A history that is found bad is kept in `target/tmp/robustness/`, and its name is in the message.
@@ -53,6 +55,10 @@ use history::History;
 use mutations::Truth;
 use run::{Run, Setup, System, run};
 
+/// Answers before, within and after a fault: enough that every kind of request and of lie has its place. The long form takes
+/// five times as many.
+const AROUND: usize = 200;
+
 fn seed() -> u64 {
     std::env::var("QUORATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..))
 }
@@ -63,6 +69,11 @@ fn seconds() -> Option<u64> {
         .map(|seconds| seconds.parse().expect("a number of seconds"))
 }
 
+fn times() -> usize {
+    std::env::var("QUORATE_ROBUSTNESS_LIES")
+        .map_or(1, |times| times.parse().expect("how often each lie is told"))
+}
+
 fn kept(history: &History, name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("robustness").join(format!("{name}.jsonl"));
     history.write(&path).expect("the history can be kept");
@@ -71,13 +82,13 @@ fn kept(history: &History, name: &str) -> PathBuf {
 
 /// Runs, checks, and prints one line. Fails with the two records of every kind of contradiction.
 async fn clean(setup: Setup) -> History {
-    let Setup { system, story, seed, .. } = setup;
+    let Setup { story, seed, .. } = setup;
     let begin = Instant::now();
     let Run { history, stores } = run(setup).await;
     let ran = begin.elapsed();
     let verdict = check(&history);
     let figures = Figures::of(&history, &verdict.log);
-    let name = format!("{}-{story:?}-{seed}", system.name());
+    let name = format!("{}-{story:?}-{seed}", history.start().map_or("", |start| &start.system));
     println!(
         "{name}: {figures}; {} windows searched with {} operations, {} given up; {:.1} s, checked in {:.1} s",
         verdict.searched.windows,
@@ -182,11 +193,12 @@ async fn both_stores_through_the_loss_of_the_leader_and_every_lie_about_it() {
     let runs = [System::Quorate, System::Etcd].map(|system| {
         tokio::spawn(async move {
             let progress = system.promises_progress();
-            let history = clean(Setup { system, story: Story::KillLeader, seed, progress }).await;
+            let history =
+                clean(Setup { system, story: Story::KillLeader, seed, progress, around: AROUND }).await;
             // What was kept is what was judged.
             let path = kept(&history, &format!("last-{}", system.name()));
             assert_eq!(History::read(&path).expect("it was just written"), history);
-            tokio::task::block_in_place(|| lies(&history, seed, 1))
+            tokio::task::block_in_place(|| lies(&history, seed, times()))
         })
     });
     let mut told: BTreeMap<&'static str, Lie> = BTreeMap::new();
@@ -202,12 +214,13 @@ async fn both_stores_through_the_loss_of_the_leader_and_every_lie_about_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_story_of_faults() {
     let until = Instant::now() + Duration::from_secs(seconds().unwrap_or(0));
+    let around = if seconds().is_some() { AROUND * 5 } else { AROUND };
     let mut stories = STORIES.iter().cycle().skip_while(|story| **story != Story::KillAll);
     let mut total = BTreeMap::new();
     let (mut runs, mut operations, mut unknown) = (0, 0, 0);
     for seed in seed().. {
         let story = *stories.next().expect("they go round");
-        let history = clean(Setup { system: System::Quorate, story, seed, progress: true }).await;
+        let history = clean(Setup { system: System::Quorate, story, seed, progress: true, around }).await;
         let verdict = check(&history);
         let figures = Figures::of(&history, &verdict.log);
         runs += 1;

@@ -10,6 +10,7 @@
 //! The last two writes are for the watchers: whoever does not filter puts sees the one, whoever does sees the other, so that
 //! "it never came" is a finding and not a matter of when one looked.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -49,6 +50,12 @@ impl System {
         }
     }
 
+    /// What is started, which a variable can change.
+    fn program(self) -> String {
+        let program = self.command().swap_remove(0);
+        Path::new(&program).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
     fn command(self) -> Vec<String> {
         match self {
             System::Quorate => quorate_tests::store_command(),
@@ -74,6 +81,8 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     /// Whether watchers ask for progress.
     pub(crate) progress: bool,
+    /// How many answers before, within and after the fault, at least.
+    pub(crate) around: usize,
 }
 
 /// What came out, and the processes' outputs, which are kept if the test fails while it holds them.
@@ -83,11 +92,11 @@ pub(crate) struct Run {
 }
 
 pub(crate) async fn run(setup: Setup) -> Run {
-    let Setup { system, story, seed, progress } = setup;
+    let Setup { system, story, seed, progress, around } = setup;
     let mut random = Rng::with_seed(seed);
     let mut stores = tokio::task::block_in_place(|| Stores::start_as(system.command(), &[]));
     let endpoints = stores.endpoints();
-    let start = Start { system: system.name().to_owned(), seed, members: endpoints.len() };
+    let start = Start { system: system.program(), seed, members: endpoints.len() };
     let recorder = Recorder::new(Record::Start(start));
     let client = |id: u32, member: usize| Client::new(id, member, &endpoints, &recorder);
 
@@ -143,7 +152,7 @@ pub(crate) async fn run(setup: Setup) -> Run {
     let (conductor, stopping) = (client(BETWEEN, 0), Arc::clone(&stop));
     clients.spawn(async move { rhythm.conduct(conductor, &stopping).await });
 
-    tokio::task::block_in_place(|| story.play(&mut stores, &recorder));
+    tokio::task::block_in_place(|| story.play(&mut stores, &recorder, around));
     stop.store(true, Ordering::Relaxed);
     while let Some(client) = clients.join_next().await {
         client.expect("a client does not panic");
