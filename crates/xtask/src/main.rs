@@ -4,6 +4,7 @@
 mod packages;
 mod python;
 mod run;
+mod sim;
 
 use std::time::Instant;
 
@@ -41,6 +42,8 @@ enum Verb {
     },
     /// Only the architecture's absences that a machine can check.
     Tidy,
+    /// A suite in its long form, with a summary; fails when it found something or proved nothing.
+    Sim(sim::Sim),
     /// Install what the demo and the tests need, and nothing else.
     Setup,
     /// Build with the `dist` profile and run the load bench. Arguments go to the bench.
@@ -62,6 +65,7 @@ fn main() -> Result<()> {
             test(&args)
         }
         Verb::Tidy => cargo(&["test", "--package", "quorate-tests", "--test", "tidy"]),
+        Verb::Sim(sim) => sim::run(&sim),
         Verb::Setup => packages::for_tests(),
         Verb::Bench { args } => {
             packages::install(packages::FOR_TESTS)?;

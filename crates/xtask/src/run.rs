@@ -14,9 +14,15 @@ pub(crate) fn enter_workspace() -> Result<()> {
 
 /// The cargo that runs this.
 pub(crate) fn cargo(args: &[&str]) -> Result<()> {
+    cargo_with(args, &[])
+}
+
+/// The same with variables in its environment, which are shown as one would type them.
+pub(crate) fn cargo_with(args: &[&str], environment: &[(&str, String)]) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    show("cargo", args);
-    wait(Command::new(cargo).args(args), "cargo")
+    let shown: String = environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+    show(&format!("{shown}cargo"), args);
+    wait(Command::new(cargo).args(args).envs(environment.iter().map(|(name, value)| (name, value))), "cargo")
 }
 
 /// A program with its output on the terminal.
