@@ -25,7 +25,7 @@ use quorate_ha::facts::{ControlState, Lsn, SystemId, TimelineId};
 /// `PG_CONTROL_VERSION` of PostgreSQL 13 to 17.
 const VERSION: u32 = 1300;
 /// Offset of the CRC: everything before it is covered.
-const CRC_AT: usize = 288;
+pub(crate) const CRC_AT: usize = 288;
 /// Reads of a file with a wrong CRC before it counts as damaged, and the pause between them.
 const READS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
