@@ -25,6 +25,8 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     ("nftables", "/usr/sbin/nft"),
     ("protobuf-compiler", "/usr/bin/protoc"),
     ("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
+    ("strace", "/usr/bin/strace"),
+    ("e2fsprogs", "/usr/sbin/mkfs.ext4"),
     ("python3-venv", "/usr/lib/python3.11/ensurepip/__init__.py"),
 ];
 
