@@ -25,6 +25,8 @@
 //!
 //! A history that is found bad is kept in `target/tmp/robustness/`, and its name is in the message.
 
+#![allow(clippy::print_stdout, reason = "a verdict without its figures is worth little")]
+
 mod check;
 mod client;
 mod faults;
