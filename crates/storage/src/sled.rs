@@ -44,6 +44,7 @@ mod block;
 mod fuzz;
 mod layers;
 mod redo;
+mod seal;
 mod store;
 mod table;
 

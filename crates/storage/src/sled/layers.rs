@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use quorate_state::{Direction, Op};
 
 use super::redo;
+use super::seal;
 use super::store::{Store, caught};
 use super::table::Table;
 use crate::StorageError;
@@ -219,7 +220,7 @@ fn flush_into(table: &Arc<Table>, store: &Store) -> Result<(), String> {
     redo::write(&store.path, map.iter()).map_err(|error| error.chain())?;
     store.merge(map.iter()).map_err(|error| error.to_string())?;
     drop(map);
-    store.db.flush().map_err(|error| error.to_string())?;
+    seal::end_flush(store)?;
     redo::remove(&store.path).map_err(|error| error.chain())
 }
 
@@ -358,9 +359,10 @@ impl Iterator for Merged {
 /// The changes of a broken-off flush, brought in again.
 pub(super) fn recover(store: &Store) -> Result<(), String> {
     let changes = redo::read(&store.path).map_err(|error: StorageError| error.chain())?;
+    seal::check(store, changes.is_some())?;
     let Some(changes) = changes else { return Ok(()) };
     tracing::info!(changes = changes.len(), "database: a flush that was broken off is done again");
     store.merge(changes.iter().map(|(key, value)| (key, value))).map_err(|error| error.to_string())?;
-    store.db.flush().map_err(|error| error.to_string())?;
+    seal::end_flush(store)?;
     redo::remove(&store.path).map_err(|error| error.chain())
 }

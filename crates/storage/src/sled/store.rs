@@ -19,6 +19,7 @@ use quorate_state::Direction;
 use sled::IVec;
 
 use super::block::{self, BLOCK_BYTES, Builder, Malformed};
+use super::seal;
 use super::{CACHE_BYTES, CHUNK_BYTES, RebuildReason, failed};
 use crate::{StorageError, directory};
 
@@ -317,7 +318,7 @@ pub(super) fn fill(
         gathered.push((key, value));
     }
     write(&mut gathered)?;
-    store.db.flush().map_err(|error| failed(path, error))?;
+    seal::end_flush(&store).map_err(|why| failed(path, why))?;
     Ok((store, uuid))
 }
 

@@ -247,6 +247,33 @@ fn a_broken_off_flush_is_done_again() {
     }
 }
 
+/// sled takes a part that fails its checksums for the end of its log, and says nothing.
+#[test]
+fn a_database_that_has_lost_its_end_is_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    for lost in [40, 400, 4_000] {
+        let engine = open(dir.path(), "boot 1").unwrap().into_engine();
+        for number in 0..20_u8 {
+            engine.write(&put("a", vec![number; 3_000])).unwrap();
+            engine.sync().unwrap();
+        }
+        drop(engine);
+        let path = database(dir.path()).join("db");
+        let bytes = std::fs::read(&path).unwrap();
+        // The newest records are the last that are not zeros.
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[end - lost] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        match open(dir.path(), "boot 1").unwrap() {
+            Opened::Rebuild { .. } => {}
+            Opened::Reused(engine) => {
+                assert_eq!(engine.get(b"a").unwrap().unwrap(), vec![19; 3_000], "{lost}")
+            }
+        }
+    }
+}
+
 #[test]
 fn a_damaged_redo_is_a_reason_to_rebuild() {
     let dir = tempfile::tempdir().unwrap();
