@@ -16,9 +16,10 @@
 //!
 //! # Sizes
 //!
-//! `QUORATE_KILLS` (20), `QUORATE_POWER_CUTS` (5; two of five are of all at once), `QUORATE_ROT` (12 damages; beyond some fifty, which
-//! hit every kind of thing, they are random bits). By hand: 1,000, 500 and 300. `QUORATE_SEED` chooses victims and instants; what the machine does in between is its
-//! own, so a seed repeats the schedule and not the run. A failure keeps the directories and names them.
+//! `QUORATE_KILLS` (10), `QUORATE_POWER_CUTS` (4; two of five are of all at once), `QUORATE_ROT` (6 damages; the first fifty or so hit
+//! every kind of thing once, further ones are random bits). By hand: 1,000, 500 and 300. `QUORATE_SEED` chooses victims and
+//! instants; what the machine does in between is its own, so a seed repeats the schedule and not the run. A failure keeps the
+//! directories and names them.
 //!
 //! What needs root (file systems, strace) says so in a plain line and is skipped without it.
 

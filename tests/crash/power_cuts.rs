@@ -26,7 +26,7 @@ fn acknowledged_writes_outlive_power_cuts() {
     let _alone = alone();
     let scratch = scratch();
     let all = |n| matches!(n % CYCLE, 1 | 3);
-    let lab = Lab { dir: scratch.path(), cuts: size("QUORATE_POWER_CUTS", 5), all, before: Vec::new() };
+    let lab = Lab { dir: scratch.path(), cuts: size("QUORATE_POWER_CUTS", 4), all, before: Vec::new() };
     lab.run().unwrap_or_else(|error| panic!("{error:#}"));
 }
 
