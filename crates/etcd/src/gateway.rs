@@ -38,6 +38,8 @@
 
 mod body;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod routes;
 mod transcode;
 
