@@ -29,6 +29,7 @@ pub(crate) struct Disk {
     image: PathBuf,
     at: PathBuf,
     mounted: bool,
+    copies: u32,
 }
 
 /// True when this process may mount file systems and make block devices of files.
@@ -44,7 +45,7 @@ impl Disk {
         let mut make = Command::new("mkfs.ext4");
         run(make.args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image))?;
         fs::create_dir(&at)?;
-        let mut disk = Disk { image, at, mounted: false };
+        let mut disk = Disk { image, at, mounted: false, copies: 0 };
         disk.mount()?;
         Ok(disk)
     }
@@ -87,6 +88,13 @@ impl Disk {
     /// The power is back. True: what was unsynced is lost. Nobody uses the directory at that time.
     pub(crate) fn back(&mut self) -> Result<bool> {
         self.unmount()?;
+        // As another disk with the same bytes: whoever has made a mount namespace meanwhile still holds the one whose power is
+        // gone, and the kernel would hand out that one again.
+        self.copies += 1;
+        let copy = self.at.with_extension(format!("{}.ext4", self.copies));
+        run(Command::new("cp").arg("--sparse=always").args([&self.image, &copy]))?;
+        fs::remove_file(&self.image)?;
+        self.image = copy;
         self.mount()?;
         let unsynced = self.at.join(UNSYNCED);
         let lost = unsynced.metadata().map_or(0, |meta| meta.len()) == 0;
