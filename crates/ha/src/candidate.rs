@@ -53,6 +53,11 @@ pub const TIE_PATIENCE: Duration = Duration::from_secs(1);
 /// After a promotion that failed, others go first.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
+/// Why a standby that was started a moment ago has no position yet. Too low a position would let another one win that lacks what was
+/// confirmed from here.
+pub(crate) const REPLAYING: &str =
+    "replaying the WAL that lies here: my position is known when there is no more of it";
+
 /// Nobody holds the lock.
 pub(crate) fn race(context: &Context<'_>, running: &Running, standby: &StandbyFacts) -> Decision {
     if let Some(decision) = switchover::heir(context, running, standby) {
@@ -62,6 +67,9 @@ pub(crate) fn race(context: &Context<'_>, running: &Running, standby: &StandbyFa
         return context
             .idle(vec![Action::StopReceiver], "the leader lock is gone: stopping the WAL receiver")
             .within(Duration::ZERO);
+    }
+    if !standby.complete {
+        return context.idle(Vec::new(), REPLAYING).within(SOON);
     }
     let position = Position { timeline: running.timeline, lsn: standby.end() };
     let Holding::Absent { since_revision, since } = context.holding else { unreachable!("nobody holds it") };

@@ -288,7 +288,7 @@ impl<'o> Context<'o> {
             (Holding::Other(_) | Holding::Mine { .. } | Holding::Unadopted(_), _) => return None,
         };
         let (running, standby) = self.standby()?;
-        if standby.receiver != Receiver::Gone || standby.upstream.is_some() {
+        if standby.receiver != Receiver::Gone || standby.upstream.is_some() || !standby.complete {
             return None;
         }
         let position = Position { timeline: running.timeline, lsn: standby.end() };

@@ -309,6 +309,9 @@ pub struct StandbyFacts {
     pub receiver: Receiver,
     /// The upstream written in the configuration (`primary_conninfo`), whether or not it is connected.
     pub upstream: Option<Endpoint>,
+    /// [`StandbyFacts::end`] counts all that lies here. Not while a standby that was started replays what it received in an earlier
+    /// life: where that ends nobody can say before.
+    pub complete: bool,
     /// Replay is paused by an operator: a promotion would hang.
     pub replay_paused: bool,
 }

@@ -451,6 +451,7 @@ fn as_seen_by(o: &Observation, name: &str, view: &ClusterView, now: Moment) -> O
             replayed: record.replay_lsn.unwrap_or(position.lsn).min(position.lsn),
             receiver: Receiver::Gone,
             upstream: None,
+            complete: true,
             replay_paused: false,
         }),
         server_version: 0,

@@ -38,8 +38,6 @@ pub struct Policy {
     pub use_pg_rewind: bool,
     /// `postgresql.use_slots`.
     pub use_slots: bool,
-    /// There is a `restore_command`: what the primary has no longer may come from an archive.
-    pub restores: bool,
     /// `member_slots_ttl`: how long the slot of a member is kept after its key has gone. Zero: not at all.
     pub member_slots_ttl: Duration,
     /// `pause`.
@@ -230,7 +228,6 @@ impl Policy {
             ),
             use_pg_rewind: flag(postgresql("use_pg_rewind"), true),
             use_slots: flag(postgresql("use_slots"), true),
-            restores: restores(dynamic),
             member_slots_ttl: get("member_slots_ttl").and_then(span).unwrap_or(MEMBER_SLOTS_TTL),
             paused: flag(get("pause"), false),
             local,
@@ -242,15 +239,6 @@ impl Policy {
     pub fn name(&self) -> &str {
         &self.local.name
     }
-}
-
-/// Where Patroni's users write it: among the parameters, or in `recovery_conf`.
-fn restores(dynamic: Option<&Value>) -> bool {
-    let postgresql = dynamic.and_then(|config| config.get("postgresql"));
-    ["parameters", "recovery_conf"].iter().any(|section| {
-        let command = postgresql.and_then(|it| it.get(section)).and_then(|it| it.get("restore_command"));
-        command.and_then(Value::as_str).is_some_and(|command| !command.is_empty())
-    })
 }
 
 /// Seconds, or a number with one of Patroni's units: `30min`.

@@ -72,12 +72,12 @@ fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &Stand
     context.first(Action::Follow { upstream, slot: context.slot() }, reason)
 }
 
-/// Why this standby can never stream again: the primary has removed the WAL that would come next. (With an archive to restore from it
-/// may get there all the same.)
+/// Why this standby can never stream again: the primary has removed the WAL that would come next. While a standby that was restarted
+/// replays its own WAL, its position says nothing.
 fn left_behind(context: &Context<'_>, standby: &StandbyFacts) -> Option<String> {
     let (primary, record) = context.primary()?;
     let (oldest, end) = (record.wal_start?, standby.end());
-    let stuck = !matches!(standby.receiver, Receiver::Streaming { .. });
-    (stuck && end < oldest && !context.policy.restores)
+    let streams = matches!(standby.receiver, Receiver::Streaming { .. });
+    (standby.complete && !streams && end < oldest)
         .then(|| format!("{} has no WAL before {oldest} any more, and mine ends at {end}", primary.name))
 }

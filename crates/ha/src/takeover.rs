@@ -109,6 +109,9 @@ pub(crate) fn promise(
         let reason = format!("{suspect} is suspected: stopping the WAL receiver before I promise");
         return context.idle(vec![Action::StopReceiver], reason).within(Duration::ZERO);
     }
+    if !standby.complete {
+        return context.idle(Vec::new(), candidate::REPLAYING).within(SOON);
+    }
     let mine = Position { timeline: running.timeline, lsn: standby.end() };
     let generation = suspected.key.mod_revision;
     let promised: BTreeSet<String> = context

@@ -50,7 +50,9 @@ SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()::text END, \
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text END, \
        CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
-       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'); \
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), \
+       EXISTS (SELECT 1 FROM pg_stat_activity WHERE backend_type = 'startup' \
+               AND wait_event = 'RecoveryRetrieveRetryInterval'); \
 SELECT application_name, state, flush_lsn::text, replay_lsn::text, sync_state FROM pg_stat_replication \
        ORDER BY application_name, pid; \
 SELECT slot_name, active, slot_type FROM pg_replication_slots ORDER BY slot_name; \
@@ -252,6 +254,8 @@ impl Instance {
                 replayed,
                 receiver,
                 upstream: upstream_of(&text(5).unwrap_or_default()),
+                // The receiver starts only when everything local is replayed, and its position outlives it.
+                complete: text(9).is_some() || text(13).as_deref() == Some("t"),
                 replay_paused: text(11).as_deref() == Some("t"),
             };
             (TimelineId(timeline), Role::Standby(facts))

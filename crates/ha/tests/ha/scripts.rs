@@ -88,6 +88,7 @@ fn standby(lsn: u64, upstream: Option<&str>) -> Role {
         replayed: Lsn(lsn),
         receiver: endpoint.clone().map_or(Receiver::Gone, |from| Receiver::Streaming { from }),
         upstream: endpoint,
+        complete: true,
         replay_paused: false,
     })
 }
@@ -380,6 +381,7 @@ impl Script {
                     }
                     if let Role::Standby(facts) = &mut running.role {
                         facts.replay_paused = words.has("replay-paused");
+                        facts.complete = !words.has("replaying");
                     }
                 }
             }
