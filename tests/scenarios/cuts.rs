@@ -4,11 +4,20 @@
 //! primary after the first one of the new, nothing lost in a synchronous mode, and nothing younger than the lease in
 //! asynchronous mode.
 
+use std::time::Duration;
+
 use quorate_drill::Network;
 use quorate_drill::netns;
 use quorate_drill::stories::Story;
 
 use super::{Setting, tell};
+
+/// The lease, and how long a cut lasts at least: a cut is never healed before somebody else has taken over.
+const TTL_S: u64 = 4;
+
+fn namespaces(mode: &'static str) -> Setting {
+    Setting { network: Network::Namespaces, ttl_s: TTL_S, mode, hold: Some(Duration::from_secs(TTL_S)) }
+}
 
 /// Namespaces need root.
 fn cannot_cut() -> bool {
@@ -25,8 +34,7 @@ fn of_two_cuts_in_a_row_the_node_that_has_not_rewound_does_not_win() {
     if cannot_cut() {
         return;
     }
-    let setting = Setting { network: Network::Namespaces, ttl_s: 3, mode: "quorum" };
-    let report = tell(&setting, Story::TwoCuts, 1, |_| {});
+    let report = tell(&namespaces("quorum"), Story::TwoCuts, 1, |_| {});
     let [round] = report.rounds.as_slice() else { panic!("one round") };
     assert!(round.margin_ms.is_some(), "the second primary had acknowledged something: {round:?}");
     assert!(round.find("second takeover").is_some(), "somebody took over: {round:?}");
@@ -38,8 +46,7 @@ fn a_primary_that_is_cut_off_stops_before_the_next_one_begins_async() {
     if cannot_cut() {
         return;
     }
-    let setting = Setting { network: Network::Namespaces, ttl_s: 3, mode: "off" };
-    let report = tell(&setting, Story::Cut, 1, |_| {});
+    let report = tell(&namespaces("off"), Story::Cut, 1, |_| {});
     let [round] = report.rounds.as_slice() else { panic!("one round") };
     assert!(
         round.old_last_ms.is_some_and(|last| last > 0.0),

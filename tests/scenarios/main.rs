@@ -28,10 +28,12 @@ struct Setting {
     network: Network,
     ttl_s: u64,
     mode: &'static str,
+    /// How long a cut lasts at least, if the story's own time is too long.
+    hold: Option<Duration>,
 }
 
 fn loopback(ttl_s: u64, mode: &'static str) -> Setting {
-    Setting { network: Network::Loopback, ttl_s, mode }
+    Setting { network: Network::Loopback, ttl_s, mode, hold: None }
 }
 
 /// Tells the story so many times and judges it; `look` sees the cluster before it is stopped.
@@ -43,7 +45,7 @@ fn tell(setting: &Setting, story: Story, rounds: usize, look: impl FnOnce(&Clust
     let result = runtime.block_on(async {
         let result = async {
             stories::build(&mut cluster, &timeline).await?;
-            stories::tell(&mut cluster, &timeline, story, rounds, None, |_| {}).await?.complete()
+            stories::tell(&mut cluster, &timeline, story, rounds, setting.hold, |_| {}).await?.complete()
         }
         .await;
         if result.is_ok() {

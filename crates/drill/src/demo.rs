@@ -191,8 +191,7 @@ pub async fn run(args: &DemoArgs, verb: Verb) -> Result<bool> {
         outcome = drill.perform() => outcome,
         signal = interrupted() => {
             if ours {
-                // Processes that were just killed may still hold a file for a moment.
-                let _ = std::fs::remove_dir_all(&dir);
+                remove_when_quiet(&dir).await?;
             }
             bail!("interrupted by {signal}; nothing is left running");
         }
@@ -434,6 +433,19 @@ impl Drill<'_> {
 
 fn remove(dir: &Path) -> Result<()> {
     std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
+}
+
+/// Removes a directory in which processes that were just killed may still make a file: tried again for a moment.
+async fn remove_when_quiet(dir: &Path) -> Result<()> {
+    let until = Instant::now() + STOP;
+    loop {
+        match remove(dir) {
+            Err(_) if dir.exists() && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            removed => return removed,
+        }
+    }
 }
 
 /// A directory of the demo's own, and whether to remove it at the end.
