@@ -96,8 +96,9 @@ impl Identity {
 
     fn read(dir: &Path) -> Result<Identity, StartError> {
         let path = dir.join(FILE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let text = match fs::read(&path) {
+            // Bytes that are no text fail the checksum, and get that sentence.
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let identity = Identity::fresh();
                 identity.store(dir)?;
