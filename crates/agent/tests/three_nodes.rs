@@ -51,9 +51,9 @@ async fn explained(cluster: &Cluster, lost: usize, won: usize) {
         main["phases"].as_array().unwrap().iter().map(|phase| phase["name"].as_str().unwrap()).collect();
     assert!(["race", "promote", "first_write"].iter().all(|name| phases.contains(name)), "{phases:?}");
 
-    let (code, body) = cluster.peers[won].request("GET", "/why?last=3", None).await.unwrap();
+    let (code, body) = cluster.peers[won].request("GET", "/why?last=2", None).await.unwrap();
     let last: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((code, last["records"].as_array().unwrap().len()), (200, 3), "{body}");
+    assert_eq!((code, last["records"].as_array().unwrap().len()), (200, 2), "{body}");
     let (code, _) = cluster.peers[won].request("GET", "/why?last=none", None).await.unwrap();
     assert_eq!(code, 400);
 
