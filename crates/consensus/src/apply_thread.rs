@@ -428,6 +428,8 @@ impl ApplyThread {
             // Nobody listens any more when the member is stopping.
             drop(done.send(built.map(Built::Whole)));
         });
+        #[cfg(quorate_sim)]
+        let thread = thread.map(|thread| thread.join().is_ok());
         if let Err(error) = thread {
             tracing::error!(%error, "no thread for a snapshot");
         }

@@ -97,8 +97,15 @@ impl Store {
     /// Opens or creates `dir/log`, `dir/snapshots` and `dir/db`. A database that cannot be trusted comes back empty: it is
     /// filled again from snapshot and log when consensus starts.
     pub fn open(dir: &Path, on_sync: Option<OnSync>) -> Result<Store, StorageError> {
-        let log = Log::open(&dir.join("log"), LogOptions { on_sync, ..LogOptions::default() })?;
+        let options = LogOptions { on_sync, ..LogOptions::default() };
+        #[cfg(quorate_sim)]
+        let options = crate::sim::log_options(options);
+        let log = Log::open(&dir.join("log"), options)?;
         let snapshots = Snapshots::open(&dir.join("snapshots"))?;
+        #[cfg(quorate_sim)]
+        if crate::sim::IN_MEMORY {
+            return Ok(Store { log, engine: Arc::new(quorate_storage::MemoryEngine::new()), snapshots });
+        }
         let opened = SledEngine::open(&dir.join("db"))?;
         if let Opened::Rebuild { reason, .. } = &opened
             && log.last().is_some()

@@ -45,6 +45,8 @@ mod network;
 mod peer_service;
 mod peer_tls;
 mod progress;
+#[cfg(quorate_sim)]
+pub mod sim;
 mod state_machine;
 #[cfg(test)]
 mod suite;

@@ -13,7 +13,7 @@
 //! [`AskError::Unreachable`]; one that was handed to the connection is [`AskError::Lost`] unless the peer refused the stream
 //! itself, which it does before it reads anything. A line that broke is not mended: the next question opens another.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -45,7 +45,7 @@ struct Asked {
 }
 
 /// Questions that were handed to the connection, by number. None once the line is broken.
-type Out = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Outcome>>>>>;
+type Out = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Outcome>>>>>;
 
 /// One stream to one member.
 pub(crate) struct Line {
@@ -61,7 +61,7 @@ impl Line {
         address: impl FnOnce(&mut tonic::Request<Outgoing>),
     ) -> Arc<Line> {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let out: Out = Arc::new(Mutex::new(Some(HashMap::new())));
+        let out: Out = Arc::new(Mutex::new(Some(BTreeMap::new())));
         let outgoing = Outgoing { waiting, held: None, taken: Vec::new(), next: 0, out: Arc::clone(&out) };
         let mut request = tonic::Request::new(outgoing);
         address(&mut request);

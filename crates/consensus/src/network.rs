@@ -47,6 +47,11 @@ use crate::convert;
 use crate::line::Line;
 use crate::state_machine::SnapshotFile;
 use crate::types::{Node, Snapshot, TypeConfig, Vote};
+#[cfg(not(quorate_sim))]
+use tokio::fs::File;
+
+#[cfg(quorate_sim)]
+use crate::sim::File;
 
 /// A peer on a healthy network answers a connect in well under a millisecond; waiting longer only delays the retry.
 const CONNECT: Duration = Duration::from_millis(100);
@@ -184,7 +189,11 @@ impl Peers {
                 HANDSHAKE,
             ))
         } else {
-            endpoint.connect_timeout(CONNECT).connect_lazy()
+            #[cfg(not(quorate_sim))]
+            let channel = endpoint.connect_timeout(CONNECT).connect_lazy();
+            #[cfg(quorate_sim)]
+            let channel = crate::sim::connect_lazy(&endpoint, CONNECT);
+            channel
         };
         channels.insert((url.to_owned(), lane), channel.clone());
         Ok(channel)
@@ -591,7 +600,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let path = snapshot.snapshot.path().to_path_buf();
         // The open file stays readable when a newer snapshot replaces it.
-        let mut file = tokio::fs::File::open(&path).await.map_err(|error| NetworkError::new(&error))?;
+        let mut file = File::open(&path).await.map_err(|error| NetworkError::new(&error))?;
         let bytes = file.metadata().await.map_err(|error| NetworkError::new(&error))?.len();
         let header = wire::SnapshotHeader {
             vote: Some(convert::vote_to_wire(&vote)),

@@ -22,7 +22,10 @@ use quorate_storage::Snapshots;
 use quorate_wire::raft as wire;
 use quorate_wire::raft::peer_server::PeerServer as PeerGrpc;
 use quorate_wire::raft::raft_server::RaftServer as RaftGrpc;
+#[cfg(not(quorate_sim))]
+use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
+#[cfg(not(quorate_sim))]
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -32,8 +35,12 @@ use crate::conversation::Conversation;
 use crate::convert::{self, Malformed};
 use crate::error::BindFailure;
 use crate::network::{CLUSTER, MAX_MESSAGE, Meter, TARGET};
+#[cfg(quorate_sim)]
+use crate::sim::File;
 use crate::state_machine::SnapshotFile;
 use crate::types::{Raft, Snapshot, SnapshotMeta, TypeConfig};
+#[cfg(quorate_sim)]
+use turmoil::net::TcpListener;
 
 /// How long a port in use is waited for.
 const PORT: Duration = Duration::from_secs(1);
@@ -168,10 +175,16 @@ impl PeerListener {
                 let stopped = async { drop(stopped.await) };
                 let served = match tls {
                     None => {
+                        #[cfg(not(quorate_sim))]
                         let incoming =
                             tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+                        #[cfg(quorate_sim)]
+                        let incoming = crate::sim::incoming(listener);
                         server.serve_with_incoming_shutdown(incoming, stopped).await
                     }
+                    #[cfg(quorate_sim)]
+                    Some(_) => unreachable!("a simulation speaks plainly"),
+                    #[cfg(not(quorate_sim))]
                     Some(tls) => {
                         let incoming = crate::peer_tls::incoming(listener, tls);
                         server.serve_with_incoming_shutdown(incoming, stopped).await
@@ -427,7 +440,7 @@ async fn receive(path: &std::path::Path, chunks: &mut Streaming<wire::SnapshotCh
         tracing::error!(path = %path.display(), %error, "a snapshot from a peer cannot be written");
         Status::internal(format!("writing the snapshot: {error}"))
     };
-    let mut file = tokio::fs::File::create(path).await.map_err(write_error)?;
+    let mut file = File::create(path).await.map_err(write_error)?;
     while let Some(chunk) = chunks.message().await? {
         match chunk.part {
             Some(Part::Data(data)) => file.write_all(&data).await.map_err(write_error)?,
@@ -443,8 +456,11 @@ async fn receive(path: &std::path::Path, chunks: &mut Streaming<wire::SnapshotCh
 /// while a file that fails during the installation stops the member.
 async fn verify(snapshots: &Snapshots, path: &std::path::Path) -> Result<(), Status> {
     let (snapshots, path) = (snapshots.clone(), path.to_path_buf());
-    let verified =
-        tokio::task::spawn_blocking(move || snapshots.read(&path)?.try_for_each(|pair| pair.map(drop)));
+    let verify = move || snapshots.read(&path)?.try_for_each(|pair| pair.map(drop));
+    #[cfg(quorate_sim)]
+    let verified = std::future::ready(Ok::<_, tokio::task::JoinError>(verify()));
+    #[cfg(not(quorate_sim))]
+    let verified = tokio::task::spawn_blocking(verify);
     match verified.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Status::data_loss(crate::error::chain(&error))),

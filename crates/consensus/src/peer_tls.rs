@@ -2,6 +2,7 @@
 //!
 //! The handshake happens in a task of its own, so that a stranger who says nothing holds up nobody; the peer service only
 //! sees connections that are open.
+#![cfg_attr(quorate_sim, allow(dead_code, reason = "a simulation speaks plainly"))]
 
 use std::io;
 use std::pin::Pin;

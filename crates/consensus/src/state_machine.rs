@@ -64,6 +64,8 @@ async fn perform<T>(
     let (done, wait) = oneshot::channel();
     // At most two callers, and each waits for its answer: the queue has room.
     jobs.send(job(done)).map_err(|_| io::Error::other("the apply thread has ended"))?;
+    #[cfg(quorate_sim)]
+    let wait = crate::sim::stand_still(wait);
     wait.await.unwrap_or_else(|_| Err(io::Error::other("the apply thread dropped the job")))
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::state_machine::{SnapshotFile, StateMachine};
 
+#[cfg(not(quorate_sim))]
 openraft::declare_raft_types!(
     /// How this project instantiates openraft.
     pub(crate) TypeConfig:
@@ -24,6 +25,19 @@ openraft::declare_raft_types!(
         Node = Node,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+);
+
+#[cfg(quorate_sim)]
+openraft::declare_raft_types!(
+    /// How this project instantiates openraft.
+    pub(crate) TypeConfig:
+        D = Proposal,
+        R = Outcome,
+        NodeId = u64,
+        Node = Node,
+        Term = u64,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = crate::sim::Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;

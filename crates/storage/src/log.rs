@@ -254,12 +254,30 @@ impl Shared {
             done(Err(std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the log is closed")));
             return;
         }
+        #[cfg(quorate_sim)]
+        let (done, completed) = simulated(done);
         let command = change(&mut state, done);
         state.queued_bytes += command.size();
         state.waiting += 1;
         state.queue.push_back(command);
         self.work.notify_one();
+        #[cfg(quorate_sim)]
+        {
+            drop(state);
+            let _ = completed.recv(); // an error: the sender is gone, which is the sign
+        }
     }
+}
+
+/// In a simulation nothing may depend on how fast a thread is: the caller stands still until `done` was called.
+#[cfg(quorate_sim)]
+fn simulated(done: Completion) -> (Completion, std::sync::mpsc::Receiver<()>) {
+    let (send, completed) = std::sync::mpsc::channel();
+    let both: Completion = Box::new(move |outcome| {
+        done(outcome);
+        drop(send);
+    });
+    (both, completed)
 }
 
 impl Log {

@@ -16,6 +16,9 @@ use run::{cargo, command, step};
 /// The version of cargo-deny that CI installs when there is none.
 const CARGO_DENY: &str = "0.20.2";
 
+/// Seeds of the simulated cluster in CI.
+const CLUSTER_SEEDS: &str = "24";
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Set up, demonstrate, test and measure Quorate")]
 struct Cli {
@@ -102,6 +105,7 @@ fn ci() -> Result<()> {
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("licences", deny)?;
     step("tests", || test(&[]))?;
+    step("simulated clusters", || sim::cluster(&["--seeds", CLUSTER_SEEDS]))?;
     println!("\nci: everything passed in {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }

@@ -20,7 +20,9 @@ pub(crate) fn cargo(args: &[&str]) -> Result<()> {
 /// The same with variables in its environment, which are shown as one would type them.
 pub(crate) fn cargo_with(args: &[&str], environment: &[(&str, String)]) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let shown: String = environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+    let quoted = |value: &str| if value.contains(' ') { format!("'{value}'") } else { value.to_owned() };
+    let shown: String =
+        environment.iter().map(|(name, value)| format!("{name}={} ", quoted(value))).collect();
     show(&format!("{shown}cargo"), args);
     wait(Command::new(cargo).args(args).envs(environment.iter().map(|(name, value)| (name, value))), "cargo")
 }

@@ -1,0 +1,86 @@
+//! What a crash leaves of a member's directory.
+//!
+//! A crash of the simulation drops the member, and what is dropped closes its log in order: that is no crash. So its directory is
+//! copied before, and the copy is what the member finds when it starts again. Every thread of it stands still then, so the
+//! copy is one state of the disk: everything that was synced, and nothing else.
+//!
+//! A group that was on its way to the disk was not acknowledged, and the disk may hold any part of it. That part is made up
+//! here: bytes behind the end of the newest segment that look like the beginning of a write.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// What lies behind the last group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Tail {
+    /// Nothing: a kill of the process.
+    Clean,
+    /// A part of a write that nobody was told of: a power cut.
+    Torn,
+}
+
+/// Copies `from` beside itself; [`restore`] brings it back.
+pub(crate) fn keep(from: &Path) -> io::Result<()> {
+    let kept = kept(from);
+    if kept.exists() {
+        std::fs::remove_dir_all(&kept)?;
+    }
+    copy(from, &kept)
+}
+
+/// Puts what was kept in place of what the member left, with `tail` behind its log.
+pub(crate) fn restore(dir: &Path, tail: Tail, random: &mut fastrand::Rng) -> io::Result<()> {
+    std::fs::remove_dir_all(dir)?;
+    std::fs::rename(kept(dir), dir)?;
+    match tail {
+        Tail::Clean => Ok(()),
+        Tail::Torn => tear(&dir.join("log"), random),
+    }
+}
+
+fn kept(dir: &Path) -> PathBuf {
+    dir.with_extension("kept")
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Segments are zeros behind what was written: the first long run of them that lasts to the end is where the next group goes.
+fn tear(log: &Path, random: &mut fastrand::Rng) -> io::Result<()> {
+    let mut segments: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(log)? {
+        segments.push(entry?.path());
+    }
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    let Some(newest) = segments.into_iter().max() else { return Ok(()) };
+    let bytes = std::fs::read(&newest)?;
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    // The last record may end in zeros of its own; beyond this many nothing of it is left.
+    let start = end + 64;
+    let room = bytes.len().saturating_sub(start);
+    if room == 0 {
+        return Ok(());
+    }
+    let length = random.usize(1..=room.min(3000));
+    let mut torn: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+    if random.bool() && length > 512 {
+        // A hole: a sector that had not arrived.
+        let hole = random.usize(0..length - 512);
+        torn[hole..hole + 512].fill(0);
+    }
+    let file: File = OpenOptions::new().write(true).open(&newest)?;
+    file.write_all_at(&torn, start as u64)
+}

@@ -1,0 +1,34 @@
+//! The replicated store under simulated networks, disks and crashes: the real `node`, `consensus` and log, one seed a schedule.
+//!
+//! ```text
+//!   cargo xtask ci                                      24 seeds
+//!   cargo xtask sim --suite cluster --minutes 60        a soak
+//!   cargo xtask sim --suite cluster --seed 17           one again, with its trace
+//! ```
+//!
+//! Each seed runs in a process of its own, because the same seed has to give the same trace, and a process that has run
+//! another one is not the same process. [`world`] is the schedule and the network, [`member`] what runs on a member,
+//! [`history`] what clients saw and what must hold of it, [`disk`] what a crash leaves behind, [`witness`] what happened.
+//!
+//! Without `--cfg quorate_sim` there is nothing here: the code below it would use the real network.
+
+#[cfg(quorate_sim)]
+mod disk;
+#[cfg(quorate_sim)]
+mod history;
+#[cfg(quorate_sim)]
+mod member;
+#[cfg(quorate_sim)]
+mod runner;
+#[cfg(quorate_sim)]
+mod witness;
+#[cfg(quorate_sim)]
+mod world;
+
+#[cfg(quorate_sim)]
+fn main() -> std::process::ExitCode {
+    runner::main()
+}
+
+#[cfg(not(quorate_sim))]
+fn main() {}
