@@ -319,9 +319,9 @@ impl Metrics {
                 "Parts of the last promotion of this node.",
                 "gauge",
                 "phase",
-                last.phases
-                    .iter()
-                    .map(|phase| (phase.name.as_str(), Duration::from_millis(phase.ms).as_secs_f64().to_string())),
+                last.phases.iter().map(|phase| {
+                    (phase.name.as_str(), Duration::from_millis(phase.ms).as_secs_f64().to_string())
+                }),
             );
             if let Some(lost) = last.lost_bytes {
                 page.gauge(

@@ -170,13 +170,8 @@ impl Writer {
             .map(|server| Ok((*server, target.single(*server)?)))
             .collect::<Result<Vec<_>>>()?;
         let (shared, stop) = (Arc::new(Shared::default()), Arc::new(AtomicBool::new(false)));
-        let probe = Probe {
-            hosts,
-            shared: shared.clone(),
-            stop: stop.clone(),
-            id: number * IDS,
-            owed: Vec::new(),
-        };
+        let probe =
+            Probe { hosts, shared: shared.clone(), stop: stop.clone(), id: number * IDS, owed: Vec::new() };
         let task = target.place.spawn(probe.run());
         Ok(Writer { shared, stop, task })
     }
