@@ -12,11 +12,11 @@ use quorate_drill::stories::Story;
 
 use super::{Setting, tell};
 
-/// The lease. A cut lasts two of them: a second cut before the first successor has settled its synchronous set can promote nobody, rightly.
+/// The lease, and how long a cut lasts at least.
 const TTL_S: u64 = 4;
 
 fn namespaces(mode: &'static str) -> Setting {
-    Setting { network: Network::Namespaces, ttl_s: TTL_S, mode, hold: Some(Duration::from_secs(2 * TTL_S)) }
+    Setting { network: Network::Namespaces, ttl_s: TTL_S, mode, hold: Some(Duration::from_secs(TTL_S)) }
 }
 
 /// Namespaces need root.

@@ -31,7 +31,11 @@ async fn story(cluster: &mut Cluster) -> Result<()> {
     cluster
         .wait_until("synchronous standby", SETTLE, async |cluster| {
             let Some(view) = cluster.view().await else { return false };
-            view.members.len() == 2 && view.members.iter().any(|member| member.role == "sync_standby")
+            view.members.len() == 2
+                && view
+                    .members
+                    .iter()
+                    .any(|member| matches!(&*member.role, "sync_standby" | "quorum_standby"))
         })
         .await?;
     // It votes like the others, and is shown for what it is.

@@ -2,7 +2,7 @@
 
 use quorate_ha::cluster::{Lock, StoreFacts};
 use quorate_ha::facts::{DataDirectory, OperationFacts, OperationKind, Process, Receiver, Role, SyncState};
-use quorate_ha::{Decision, InstanceFacts, Key, Keys, Lsn};
+use quorate_ha::{Decision, InstanceFacts, Key, Keys, Lsn, SynchronousMode};
 use serde_json::{Map, Value, json};
 
 use crate::observe::Look;
@@ -35,7 +35,7 @@ pub(crate) fn of(look: &Look, decision: &Decision, keys: &Keys, before: &Snapsho
                 config: document(reading, keys, &Key::Config),
                 failover: document(reading, keys, &Key::Failover),
                 sync_standbys: settled.into_iter().flat_map(|entry| entry.members.iter().cloned()).collect(),
-                quorum_mode: false,
+                quorum_mode: observation.policy.synchronous_mode == SynchronousMode::Quorum,
                 paused: observation.policy.paused,
                 maximum_lag_on_failover: observation.policy.maximum_lag_on_failover_bytes,
             };

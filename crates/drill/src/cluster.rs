@@ -132,6 +132,11 @@ impl Drop for Cluster {
     }
 }
 
+/// A standby that commits wait for.
+fn confirms(role: &str) -> bool {
+    matches!(role, "sync_standby" | "quorum_standby")
+}
+
 impl Cluster {
     /// Lays out the directory and writes the configuration files; starts nothing.
     ///
@@ -478,7 +483,16 @@ impl Cluster {
         leader.state == "running"
             && standbys.len() + 1 == self.nodes.len()
             && standbys.iter().all(|s| s.state == "streaming" && s.timeline == leader.timeline)
-            && (!self.synchronous() || standbys.iter().any(|s| s.role == "sync_standby"))
+            && (!self.synchronous() || standbys.iter().any(|s| confirms(&s.role)))
+    }
+
+    /// Whether commits on node `index` wait for a set that stands, so that somebody may follow it. Asynchronous mode needs none.
+    pub async fn settled(&self, index: usize) -> bool {
+        if !self.synchronous() {
+            return true;
+        }
+        let Ok(view) = rest::cluster(self.nodes[index].rest()).await else { return false };
+        view.members.iter().any(|member| confirms(&member.role))
     }
 
     /// Waits for `condition`, asked every 20 ms; fails early when a node has ended by itself.

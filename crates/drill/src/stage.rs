@@ -171,6 +171,13 @@ impl<'a> Stage<'a> {
         Ok(first)
     }
 
+    /// Waits until a new primary's synchronous set stands alone.
+    pub(crate) async fn settled(&mut self, primary: usize) -> Result<()> {
+        self.cluster
+            .wait_until("settled synchronous set", RESUME, async |cluster| cluster.settled(primary).await)
+            .await
+    }
+
     /// Waits until `what` has lasted since `since`.
     pub(crate) async fn held(&mut self, since: Instant, long: Duration) -> Result<()> {
         // Not a wait for something to happen: the story is that nothing heals for this long.

@@ -57,6 +57,8 @@ pub(super) async fn twice(stage: &mut Stage<'_>) -> Result<Round> {
     let fault = stage.fault("cut off, both ways, silently", first);
     stage.cluster.cut(&[Cut::Host(first)])?;
     let second = stage.taken_over(&probes, &fault).await?;
+    // Before that the old set is listed too, and nobody may follow a primary whose set is still changing.
+    stage.settled(second.server).await?;
     stage.held(fault.at, stage.hold).await?;
     // One transaction of the kernel: at no moment does the first one hear the second one.
     let again = Instant::now();

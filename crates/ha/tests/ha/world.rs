@@ -1431,7 +1431,7 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
         enough(all.promotions, 1)
             && enough(all.suspicions, 3)
             && enough(all.cleared, 20)
-            && enough(all.revoked, 3),
+            && enough(all.revoked, 4),
         "{all:?} in {schedules} schedules"
     );
 }

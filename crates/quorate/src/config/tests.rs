@@ -214,3 +214,10 @@ fn tls_in_the_dcs_section() {
          environment: error: QUORATE_DCS_PEER_KEY_FILE (dcs.peer_key_file): needs its certificate: set dcs.peer_cert_file\n"
     );
 }
+
+#[test]
+fn a_file_that_is_nested_without_end_is_refused() {
+    let deep = format!("name: {}", "[".repeat(100_000));
+    let (_, report) = load(&deep, std::iter::empty());
+    assert!(report.has_errors(), "{}", report.render("file.yml"));
+}

@@ -164,9 +164,16 @@ impl Node {
     }
 }
 
+/// No configuration is nested this deep; the parser, which calls itself for each level, would go on until its stack is full.
+const DEEPEST: usize = 64;
+
 /// Parses one document. A file that is not YAML leaves one error in `report` and gives the empty tree.
 pub fn parse(text: &str, report: &mut Report) -> Node {
-    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::Error, with_snippet: false };
+    let options = serde_saphyr::options! {
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: DEEPEST },
+    };
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options) {
         Ok(root) => match Node::from_raw(root, text) {
             Node { value: Value::Null, .. } => Node::empty(),
