@@ -37,7 +37,8 @@
 //! 5. Whatever was acknowledged under the old value had been flushed before: it lies before this position. When enough of the new
 //!    set has confirmed the position, the store may name the new set alone.
 //!
-//! Commits that wait stall for the few milliseconds in between. If a walsender does not get to it in time (stopped, stuck in the kernel),
+//! Commits that wait stall for the few milliseconds in between. One that a standby confirmed just then has released nobody and would wait for
+//! the standby's next answer, up to ten seconds: a last message in the WAL brings that answer at once. If a walsender does not get to it in time (stopped, stuck in the kernel),
 //! the old value is written back and the answer is [`Error::NotEffective`] with its process id: the old set stays listed, which
 //! is always safe. It is not killed: PostgreSQL would restart every backend.
 //!
@@ -75,6 +76,9 @@ pub const NOBODY: &str = "ANY 1 (\"quorate nobody\")";
 
 /// Between two looks at processes that read their configuration.
 const POLL: Duration = Duration::from_millis(2);
+
+/// Looks before the commits are stirred all the same: a walsender that is later than this costs a wait, never a commit.
+const STIR_LOOKS: u32 = 30;
 
 /// How standbys are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +223,11 @@ impl Instance {
         write(self.config(), names)?;
         self.reload()?;
         // 4.
-        shows(session, "synchronous_standby_names", names, deadline).await
+        shows(session, "synchronous_standby_names", names, deadline).await?;
+        if !names.is_empty() {
+            stir(session, deadline).await?;
+        }
+        Ok(())
     }
 
     async fn who_is_late(&self, session: &Session, deadline: Duration) -> Error {
@@ -230,6 +238,25 @@ impl Instance {
         };
         Error::NotEffective { who, waited: deadline }
     }
+}
+
+/// Lets go of commits that standbys confirmed while the barrier stood. Such a confirmation released nobody, and a standby that has
+/// everything answers again only after `wal_receiver_status_interval`, ten seconds: something new in the WAL makes it answer
+/// now. It has to come after its walsender has read the new value, or that answer is lost too.
+async fn stir(session: &Session, deadline: Duration) -> Result<(), Error> {
+    const WHAT: &str = "which walsenders have read the new synchronous_standby_names";
+    // Names are always quoted there (`render`).
+    let unread = "SELECT count(*) FROM pg_stat_replication WHERE sync_priority = 0 AND position(\
+                  '\"' || replace(application_name, '\"', '\"\"') || '\"' IN current_setting('synchronous_standby_names')) > 0";
+    for _ in 0..STIR_LOOKS {
+        if session.value(WHAT, unread, deadline).await?.as_deref() == Some("0") {
+            break;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    session.query(WHAT, "SET synchronous_commit = local", deadline).await?;
+    session.query(WHAT, "SELECT pg_logical_emit_message(true, 'quorate', '')", deadline).await?;
+    Ok(())
 }
 
 /// Commits something of our own until one is seen waiting for standbys, then lets it go.

@@ -231,6 +231,21 @@ async fn a_change_of_the_sync_set_is_in_effect_or_an_error() {
     primary.confirm_sync_effective(&both, DEADLINE).await.unwrap();
     run(&primary, "INSERT INTO t VALUES (4)").await;
 
+    // What both have confirmed while nobody counted is let go by the change, and not by their next answer ten seconds later.
+    primary.set_sync_names(NOBODY, DEADLINE).await.unwrap();
+    let waiter = client(&primary).await.unwrap();
+    let waiting = tokio::spawn(async move { waiter.batch_execute("INSERT INTO t VALUES (40)").await });
+    eventually("both have it, and it waits", async || {
+        let waits = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        let confirmed =
+            "SELECT count(*)::text FROM pg_stat_replication WHERE flush_lsn >= pg_current_wal_insert_lsn()";
+        value(&primary, waits).await == "1" && value(&primary, confirmed).await == "2"
+    })
+    .await;
+    primary.set_sync_names(&both, DEADLINE).await.unwrap();
+    let let_go = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+    let_go.expect("the standbys answer before their interval has passed").unwrap().unwrap();
+
     // An override by ALTER SYSTEM is named, not waited for.
     run(&primary, "ALTER SYSTEM SET synchronous_standby_names = 'a'").await;
     let error = primary.confirm_sync_effective(&only_a, DEADLINE).await.unwrap_err();
