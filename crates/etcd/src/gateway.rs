@@ -25,7 +25,8 @@
 //!
 //! # Bounds
 //!
-//! The size of a body, its depth ([`body`]), the time until it is there. What remains is bounded by the services.
+//! The size of a body, its depth ([`body`]), the time until it is there, and what is passed over of a request that was
+//! refused before its end ([`linger`]). What remains is bounded by the services.
 //!
 //! # What it leaves out, on purpose
 //!
@@ -40,6 +41,7 @@ mod body;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod linger;
 mod routes;
 mod transcode;
 
@@ -59,6 +61,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::calls::Calls;
 use crate::gateway::body::{Refusal, Values};
+use crate::gateway::linger::Lingering;
 use crate::gateway::routes::{Route, Routes};
 use crate::gateway::transcode::Transcoder;
 use crate::metrics::Answer;
@@ -100,7 +103,7 @@ impl Gateway {
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let (head, body) = request.into_parts();
+        let (head, body) = request.map(Lingering::new).into_parts();
         let Some(route) = Routes::get().find(head.uri.path()) else {
             return plain(StatusCode::NOT_FOUND, "Not Found\n");
         };

@@ -237,7 +237,7 @@ async fn json_that_cannot_be_served_is_refused_in_etcds_words() {
     let large = http.post("/v3/kv/put", value(1_600_000)).await;
     assert_eq!(large, (400, answer(3, "etcdserver: request is too large")));
     for bytes in [2_200_000, 9_000_000] {
-        // The connection may be given up, since the rest of the body is not read.
+        // The connection may be given up, since the rest of a body is read for a while only.
         let mut http = Http::connect(at).await;
         let (code, large) = http.post("/v3/kv/put", value(bytes)).await;
         assert_eq!((code, &large["code"]), (429, &json!(8)), "{large}");
@@ -261,6 +261,41 @@ async fn json_that_cannot_be_served_is_refused_in_etcds_words() {
     let response = http.send_with("/v3/kv/range", "grpc-metadata-client-api-version", version, "{}").await;
     assert_eq!(response, (400, answer(3, "etcdserver: invalid client api version")));
     assert_eq!(Http::connect(at).await.post("/v3/kv/range", r#"{"key":"Zm9v"}"#).await.0, 200);
+    cluster.stop().await;
+}
+
+/// Most clients read nothing before they have written everything, and a reset would take the answer from them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_end_of_a_body_arrives_and_no_body_is_read_for_ever() {
+    let cluster = Cluster::start(1).await;
+    let at = &cluster.clients[0];
+    let head = |method: &str, path: &str, length: usize| {
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    let piece = vec![b' '; 1_000_000];
+    for (method, path, code) in [
+        ("POST", "/v3/kv/put", "429 "),
+        ("POST", "/v3/watch", "429 "),
+        ("PUT", "/v3/kv/put", "405 "),
+        ("POST", "/v3/nothing", "404 "),
+    ] {
+        let mut stream = TcpStream::connect(at).await.expect("a connection");
+        stream.write_all(head(method, path, 32 * piece.len()).as_bytes()).await.expect("room");
+        for n in 0..32 {
+            let written = tokio::time::timeout(PATIENCE, stream.write_all(&piece)).await;
+            written.expect("room in time").unwrap_or_else(|error| panic!("{path} after {n} MB: {error}"));
+        }
+        let mut answer = String::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+        read.expect("closed in time").unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{path}: {answer}");
+    }
+    let mut endless = TcpStream::connect(at).await.expect("a connection");
+    endless.write_all(head("POST", "/v3/kv/put", usize::MAX >> 12).as_bytes()).await.expect("room");
+    let cut_off = async { while endless.write_all(&piece).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, cut_off).await.expect("cut off");
     cluster.stop().await;
 }
 
