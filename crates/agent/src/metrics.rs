@@ -35,8 +35,8 @@ pub struct Metrics {
     pub action_failures: AtomicU64,
     /// How long the last tick took, in microseconds.
     tick_us: AtomicU64,
-    /// How long the last renewal took, in microseconds.
-    renewal_us: AtomicU64,
+    /// How long the confirmed renewals took.
+    renewal: Histogram,
     /// The last fence's margin.
     margin: Mutex<Option<Margin>>,
     /// Decision records of this node by kind, in the order of [`KINDS`].
@@ -45,6 +45,25 @@ pub struct Metrics {
     failovers: [AtomicU64; How::ALL.len()],
     /// The last promotion of this node.
     failover: Mutex<Option<Failover>>,
+}
+
+/// Upper bounds of the buckets of a renewal, in milliseconds: from one undisturbed round trip to the longest sensible lease.
+const BOUNDS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000];
+
+/// Durations, counted by [`BOUNDS_MS`]; what is longer than all of them is counted last.
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BOUNDS_MS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let us = micros(took);
+        let bucket = BOUNDS_MS.partition_point(|bound| bound * 1000 < us);
+        Metrics::count(&self.buckets[bucket]);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
 }
 
 /// What the last promotion took and cost.
@@ -83,7 +102,7 @@ impl Metrics {
     /// A renewal was confirmed.
     pub fn renewed(&self, took: Duration) {
         Metrics::count(&self.renewals);
-        self.renewal_us.store(micros(took), Ordering::Relaxed);
+        self.renewal.observe(took);
     }
 
     /// A fence ended.
@@ -280,10 +299,10 @@ impl Metrics {
             "Renewals of the primary lease that were not confirmed.",
             read(&own.renewal_failures),
         );
-        page.real(
+        page.histogram(
             "quorate_lease_renewal_seconds",
-            "Duration of the last confirmed renewal.",
-            Duration::from_micros(read(&own.renewal_us)).as_secs_f64(),
+            "Duration of confirmed renewals of the primary lease.",
+            &own.renewal,
         );
         page.counter("quorate_ticks_total", "Ticks of the HA loop.", read(&own.ticks));
         page.real(
@@ -391,6 +410,24 @@ impl Page<'_> {
             );
         }
     }
+    fn histogram(&mut self, metric: &str, help: &str, histogram: &Histogram) {
+        let (scope, name) = (escape(self.scope), escape(self.name));
+        let _ = writeln!(self.text, "# HELP {metric} {help}\n# TYPE {metric} histogram");
+        let bounds = BOUNDS_MS.iter().map(|bound| Duration::from_millis(*bound).as_secs_f64().to_string());
+        let mut count = 0;
+        for (bound, bucket) in bounds.chain(["+Inf".to_owned()]).zip(&histogram.buckets) {
+            count += bucket.load(Ordering::Relaxed);
+            let _ = writeln!(
+                self.text,
+                "{metric}_bucket{{scope=\"{scope}\",name=\"{name}\",le=\"{bound}\"}} {count}"
+            );
+        }
+        let sum = Duration::from_micros(histogram.sum_us.load(Ordering::Relaxed)).as_secs_f64();
+        let _ = writeln!(
+            self.text,
+            "{metric}_sum{{scope=\"{scope}\",name=\"{name}\"}} {sum}\n{metric}_count{{scope=\"{scope}\",name=\"{name}\"}} {count}"
+        );
+    }
     fn gauge(&mut self, metric: &str, help: &str, value: u64) {
         self.text(metric, help, "gauge", &value.to_string());
     }
@@ -423,5 +460,23 @@ mod tests {
             page.text.lines().last().unwrap(),
             "patroni_postmaster_start_time{scope=\"demo\",name=\"no\\\"de\"} 1795216454.495272"
         );
+    }
+
+    #[test]
+    fn buckets_of_a_histogram_are_cumulative_and_a_bound_belongs_to_its_own() {
+        let histogram = Histogram::default();
+        for us in [300, 1000, 1001, 7_000, 60_000_000] {
+            histogram.observe(Duration::from_micros(us));
+        }
+        let mut page = Page { text: String::new(), scope: "s", name: "n" };
+        page.histogram("t_seconds", "h", &histogram);
+        let value = |le: &str| {
+            let start = format!("t_seconds_bucket{{scope=\"s\",name=\"n\",le=\"{le}\"}} ");
+            page.text.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok())
+        };
+        let bounds = ["0.001", "0.002", "0.005", "0.01", "10", "+Inf"];
+        assert_eq!(bounds.map(value), [2, 3, 3, 4, 4, 5].map(Some), "{}", page.text);
+        assert!(page.text.contains("t_seconds_sum{scope=\"s\",name=\"n\"} 60.009301\n"), "{}", page.text);
+        assert!(page.text.ends_with("t_seconds_count{scope=\"s\",name=\"n\"} 5\n"), "{}", page.text);
     }
 }
