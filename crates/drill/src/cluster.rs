@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::configuration::{Timing, configuration};
+use crate::delay::Delay;
 use crate::netns::{Cut, Net};
 use crate::place::Place;
 use crate::ports::{self, Ports};
@@ -22,6 +23,9 @@ use crate::{processes, rest};
 pub(crate) const PASSWORD: &str = "quorate";
 /// The ports of a node that has an address to itself.
 const OWN_PORTS: Ports = Ports { postgres: 5432, rest: 8008, client: 2379, peer: 2380 };
+
+/// What survives SIGKILL for so long hangs in the kernel.
+const LAST_RESORT: Duration = Duration::from_secs(5);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -53,6 +57,8 @@ pub enum Network {
     Loopback,
     /// Each in a namespace with an address of its own and the default ports. Needs root.
     Namespaces,
+    /// The same, and what nodes send each other passes forwarders that can hold it back ([`Cluster::delay`]).
+    Forwarded,
 }
 
 /// One node: a configuration file, a data directory, and perhaps a running process.
@@ -117,6 +123,10 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Dropped after the nodes' processes were killed.
     net: Option<Net>,
+    /// With forwarders only.
+    delay: Option<Delay>,
+    /// Of the clients so far: each has ids of its own.
+    clients: i64,
     kept: bool,
 }
 
@@ -126,8 +136,15 @@ impl Drop for Cluster {
         if self.kept {
             return;
         }
-        for node in &self.nodes {
-            processes::signal(&processes::of_node(&node.dir), Signal::KILL);
+        let until = Instant::now() + LAST_RESORT;
+        // One that forks at this moment has a child that was not listed yet.
+        while Instant::now() < until {
+            let left: Vec<Pid> = self.nodes.iter().flat_map(|node| processes::of_node(&node.dir)).collect();
+            if left.is_empty() {
+                return;
+            }
+            processes::signal(&left, Signal::KILL);
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -151,7 +168,7 @@ impl Cluster {
         let names: Vec<String> = (1..=spec.nodes).map(|number| format!("node{number}")).collect();
         let (net, ports) = match spec.network {
             Network::Loopback => (None, ports::choose(spec.nodes, spec.base_port)?),
-            Network::Namespaces => {
+            Network::Namespaces | Network::Forwarded => {
                 let hosts: Vec<&str> = names.iter().map(String::as_str).chain(["outside"]).collect();
                 (Some(Net::create(&hosts)?), vec![OWN_PORTS; spec.nodes])
             }
@@ -168,7 +185,13 @@ impl Cluster {
                 Node { dir: spec.dir.join(&name), name, address, ports, place, process: None }
             })
             .collect();
-        let cluster = Cluster { spec, nodes, net, kept: false };
+        let delay = match &net {
+            Some(net) if spec.network == Network::Forwarded => {
+                Some(net.forward(spec.nodes, &OWN_PORTS.all())?)
+            }
+            Some(_) | None => None,
+        };
+        let cluster = Cluster { spec, nodes, net, delay, clients: 0, kept: false };
         cluster.lay_out()?;
         Ok(cluster)
     }
@@ -213,12 +236,16 @@ impl Cluster {
         self.net()?.apply(cuts)
     }
 
-    /// Delays what each node is sent; zero takes it away.
+    /// From now on what nodes send each other is held back so long, each way; zero takes it away.
     ///
     /// # Errors
-    /// On loopback, or when the kernel cannot.
+    /// Without forwarders.
     pub fn delay(&self, delay: Duration) -> Result<()> {
-        (0..self.nodes.len()).try_for_each(|host| self.net()?.delay(host, delay))
+        self.delay
+            .as_ref()
+            .context("nothing stands between these nodes that could hold anything back")?
+            .set(delay);
+        Ok(())
     }
 
     fn net(&self) -> Result<&Net> {
@@ -252,6 +279,12 @@ impl Cluster {
         self.net
             .as_ref()
             .map_or_else(String::new, |net| format!("ip netns exec {} ", net.namespace(self.nodes.len())))
+    }
+
+    /// The number of another client: what it writes is told apart from what any other one of this cluster ever wrote.
+    pub(crate) fn client(&mut self) -> i64 {
+        self.clients += 1;
+        self.clients
     }
 
     /// The cluster is not to be stopped at the end.

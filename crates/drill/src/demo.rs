@@ -1,10 +1,11 @@
 //! `quorate demo` and `quorate drill`: one command from nothing to a verdict.
 //!
 //! A story (`quorate drill cut --rounds 10`) builds one cluster and tells the story so many times. `table` does that for every
-//! event of the time budget, with a cluster for each line, and `soak` keeps one cluster under load for as long as
-//! it is told to. Whatever way it ends, also by Ctrl-C or a panic, nothing is left running: a cluster that is dropped kills its
-//! processes and removes its network.
+//! event of the time budget, with a cluster for each column, `soak` keeps one cluster under load for as long as
+//! it is told to, and `stalls` looks at the lease while disk, processor and network are slow. Whatever way it ends, also by
+//! Ctrl-C or a panic, nothing is left running: a cluster that is dropped kills its processes and removes its network.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -20,7 +21,8 @@ use crate::configuration::Timing;
 use crate::netns;
 use crate::observer::Timeline;
 use crate::report::{Report, Round};
-use crate::soak;
+use crate::soak::{self, Bench};
+use crate::stalls::{self, Disturbance};
 use crate::stories::{self, Story, Told};
 use crate::table::{self, Preset};
 
@@ -47,13 +49,15 @@ pub enum What {
     Table,
     /// Load and stalls.
     Soak,
+    /// A slow disk, processor and network.
+    Stalls,
 }
 
 impl ValueEnum for What {
     fn value_variants<'a>() -> &'a [What] {
         static ALL: LazyLock<Vec<What>> = LazyLock::new(|| {
             let stories = Story::value_variants().iter().copied().map(What::Story);
-            stories.chain([What::Table, What::Soak]).collect()
+            stories.chain([What::Table, What::Soak, What::Stalls]).collect()
         });
         &ALL
     }
@@ -68,6 +72,9 @@ impl ValueEnum for What {
                 PossibleValue::new("soak")
                     .help("pgbench, checkpoint storms and a stall of 2 s every minute: nobody may fail over"),
             ),
+            What::Stalls => Some(PossibleValue::new("stalls").help(
+                "A disk, a processor and a network that are slow: how near the lease of the primary comes to its end",
+            )),
         }
     }
 }
@@ -93,7 +100,7 @@ pub struct DemoArgs {
     /// The primary lease in seconds, instead of the preset's
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=300))]
     pub ttl: Option<u64>,
-    /// How long a cut or a stop is held, in seconds [default: two leases; agent-stopped: 60]
+    /// How long a cut or a stop is held, in seconds [default: two leases; agent-stopped: 60; table: a lease and 1 s]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub hold: Option<u64>,
     /// Where the nodes live
@@ -105,6 +112,9 @@ pub struct DemoArgs {
     /// How long (soak only)
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub minutes: u32,
+    /// How long each disturbance lasts (stalls only)
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=86_400))]
+    pub seconds: u64,
     /// Draws the same stalls again (soak only) [default: another one each time]
     #[arg(long)]
     pub seed: Option<u64>,
@@ -184,12 +194,24 @@ pub async fn run(args: &DemoArgs, verb: Verb) -> Result<bool> {
             story.name()
         );
     }
+    if let What::Story(story) = args.what
+        && story.needs_confirmation()
+        && args.mode == Some(SynchronousMode::Off)
+    {
+        bail!(
+            "{}: in asynchronous mode nobody is left who would stop PostgreSQL, and its clients stay with it; a watchdog device is for that",
+            story.name()
+        );
+    }
     let (dir, ours) = directory(args)?;
-    let drill = Drill { args, network, dir: &dir };
+    let drill = Drill { args, network, dir: &dir, lines: RefCell::default() };
     // Whoever is dropped here kills what it has started.
     let outcome = tokio::select! {
         outcome = drill.perform() => outcome,
         signal = interrupted() => {
+            if !drill.lines.borrow().is_empty() {
+                drill.print_table()?;
+            }
             if ours {
                 remove_when_quiet(&dir).await?;
             }
@@ -226,6 +248,44 @@ struct Drill<'a> {
     args: &'a DemoArgs,
     network: Network,
     dir: &'a Path,
+    /// Of the table, as far as it has come.
+    lines: RefCell<Vec<table::Line>>,
+}
+
+/// A column of the table.
+#[derive(Debug, Clone, Copy)]
+struct Column {
+    mode: SynchronousMode,
+    preset: Preset,
+}
+
+impl std::fmt::Display for Column {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.preset.name(), self.mode.yaml())
+    }
+}
+
+/// How far a table has come.
+struct Progress {
+    begun: Instant,
+    /// Of [`table::effort`].
+    done: Duration,
+    all: Duration,
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let gone = self.begun.elapsed();
+        let part = self.done.as_secs_f64() / self.all.as_secs_f64();
+        let left = gone.as_secs_f64() / part - gone.as_secs_f64();
+        write!(
+            f,
+            "{:.0} % after {} min, about {:.0} min left",
+            part * 100.0,
+            gone.as_secs() / 60,
+            left / 60.0
+        )
+    }
 }
 
 impl Drill<'_> {
@@ -234,6 +294,7 @@ impl Drill<'_> {
             What::Story(story) => self.story(story).await,
             What::Table => self.table().await,
             What::Soak => self.soak().await,
+            What::Stalls => self.stalls().await,
         }
     }
 
@@ -241,12 +302,13 @@ impl Drill<'_> {
         self.args.format == Format::Pretty
     }
 
-    fn prepare(&self, dir: PathBuf, mode: SynchronousMode, preset: Preset) -> Result<Cluster> {
-        let timing = preset.timing();
-        let timing = match self.args.ttl {
-            Some(ttl) => Timing { ttl: Duration::from_secs(ttl), ..timing },
-            None => timing,
-        };
+    fn prepare(
+        &self,
+        dir: PathBuf,
+        mode: SynchronousMode,
+        preset: Preset,
+        network: Network,
+    ) -> Result<Cluster> {
         Cluster::prepare(Spec {
             dir,
             binary: std::env::current_exe().context("cannot tell where this program is")?,
@@ -254,17 +316,25 @@ impl Drill<'_> {
             user: self.args.user.clone(),
             nodes: usize::from(self.args.nodes),
             base_port: self.args.base_port,
-            timing,
+            timing: self.timing(preset),
             synchronous_mode: mode.yaml().to_owned(),
-            network: self.network,
+            network,
         })
     }
 
+    fn timing(&self, preset: Preset) -> Timing {
+        let timing = preset.timing();
+        match self.args.ttl {
+            Some(ttl) => Timing { ttl: Duration::from_secs(ttl), ..timing },
+            None => timing,
+        }
+    }
+
     /// A cluster as a single story or the soak has it.
-    fn one(&self) -> Result<Cluster> {
+    fn one(&self, dir: PathBuf, network: Network) -> Result<Cluster> {
         let (mode, preset) = (self.args.mode, self.args.preset);
         let mode = mode.unwrap_or(SynchronousMode::Quorum);
-        self.prepare(self.dir.to_owned(), mode, preset.unwrap_or(Preset::Default))
+        self.prepare(dir, mode, preset.unwrap_or(Preset::Default), network)
     }
 
     fn hold(&self) -> Option<Duration> {
@@ -272,7 +342,11 @@ impl Drill<'_> {
     }
 
     async fn story(&self, story: Story) -> Result<bool> {
-        let mut cluster = self.one()?;
+        let network = match story {
+            Story::Delay => Network::Forwarded,
+            _ => self.network,
+        };
+        let mut cluster = self.one(self.dir.to_owned(), network)?;
         let told = self.tell(&mut cluster, story).await;
         if self.args.keep && told.is_ok() {
             if self.pretty() {
@@ -296,7 +370,9 @@ impl Drill<'_> {
         let told = stories::tell(cluster, &timeline, story, rounds, self.hold(), |_| {}).await?;
         if self.pretty() {
             println!();
-            list(cluster);
+            ctl(cluster, &["list"]);
+            println!("\nquoratectl why:");
+            ctl(cluster, &["why"]);
             println!("\n{}", told.report.closing());
         }
         told.complete()
@@ -315,7 +391,7 @@ impl Drill<'_> {
             let (prefix, string) = (cluster.prefix(), cluster.connection_string());
             println!("\nready after {:.1} s; connect with", start.elapsed().as_secs_f64());
             println!("  {prefix}psql '{string}'\n");
-            list(cluster);
+            ctl(cluster, &["list"]);
             println!();
         }
         Ok(())
@@ -326,80 +402,132 @@ impl Drill<'_> {
             self.args.mode.map_or(vec![SynchronousMode::Quorum, SynchronousMode::Off], |mode| vec![mode]);
         let presets = self.args.preset.map_or(vec![Preset::Default, Preset::Fast], |preset| vec![preset]);
         let stories = table::stories(&self.args.only);
-        if stories.is_empty() {
-            bail!("--only names no event of the table");
+        let columns: Vec<(Column, Vec<Story>)> = presets
+            .iter()
+            .flat_map(|&preset| modes.iter().map(move |&mode| Column { mode, preset }))
+            .map(|column| (column, table::of_column(&stories, column.mode != SynchronousMode::Off)))
+            .collect();
+        if columns.iter().all(|(_, stories)| stories.is_empty()) {
+            bail!("--only names no event of the table that this mode has");
         }
         let rounds = usize::from(self.args.rounds.unwrap_or(TABLE_ROUNDS));
-        let mut lines = Vec::new();
-        for story in &stories {
-            for &preset in &presets {
-                for &mode in &modes {
-                    lines.extend(self.cell(*story, mode, preset, rounds).await);
-                }
+        let all: Duration = columns
+            .iter()
+            .flat_map(|(column, stories)| stories.iter().map(|story| self.effort(*story, *column, rounds)))
+            .sum();
+        let mut progress = Progress { begun: Instant::now(), done: Duration::ZERO, all };
+        for (column, stories) in columns {
+            let mut cluster = None;
+            for story in stories {
+                let lines = self.cell(&mut cluster, story, column, rounds).await;
+                progress.done += self.effort(story, column, rounds);
+                // A table takes long: what is done is told at once.
+                eprintln_line(&format!("{}\n{progress}", table::render(&lines)));
+                self.lines.borrow_mut().extend(lines);
+            }
+            if let Some(cluster) = cluster {
+                self.dismiss(cluster).await?;
             }
         }
+        self.print_table()?;
+        Ok(self.lines.borrow().iter().all(|line| line.trouble.is_empty()))
+    }
+
+    /// The lines so far, which are all of them unless the table was cut short.
+    fn print_table(&self) -> Result<()> {
+        let lines = table::in_order(self.lines.borrow().clone());
         match self.args.format {
             Format::Pretty => println!("\n{}", table::render(&lines)),
             Format::Json => println!("{}", serde_json::to_string_pretty(&lines)?),
         }
-        Ok(lines.iter().all(|line| line.trouble.is_empty()))
+        Ok(())
     }
 
-    /// One event in one column, whatever happens to it.
+    fn table_hold(&self, column: Column) -> Duration {
+        self.hold().unwrap_or_else(|| table::hold(self.timing(column.preset).ttl))
+    }
+
+    fn effort(&self, story: Story, column: Column, rounds: usize) -> Duration {
+        table::effort(story, rounds, self.table_hold(column))
+    }
+
+    /// One event in one column, whatever happens to it. A cluster at which nothing went wrong is left to the next one.
     async fn cell(
         &self,
+        kept: &mut Option<Cluster>,
         story: Story,
-        mode: SynchronousMode,
-        preset: Preset,
+        column: Column,
         rounds: usize,
     ) -> Vec<table::Line> {
-        let column = format!("{}, {}, {preset:?}", story.name(), mode.yaml());
-        let told = self.row(story, mode, preset, rounds, &column).await;
+        let told = match kept.take() {
+            Some(cluster) => self.row(cluster, story, column, rounds).await,
+            None => match self.fresh(story, column).await {
+                Ok(cluster) => self.row(cluster, story, column, rounds).await,
+                Err(error) => Err(error),
+            },
+        };
         let (report, failure) = match &told {
-            Ok(told) => (Some(&told.report), told.failure.as_ref()),
+            Ok((told, _)) => (Some(&told.report), told.failure.as_ref()),
             Err(error) => (None, Some(error)),
         };
         let failure = failure.map(|error| format!("{error:#}"));
-        let lines = table::lines(story, mode.yaml(), preset, report, failure.as_deref());
-        // A table takes hours: what is done is told at once.
-        eprintln_line(&table::render(&lines));
+        let mode = column.mode.yaml();
+        let lines = table::lines(story, mode, column.preset, report, failure.as_deref());
+        *kept = told.ok().and_then(|(_, cluster)| cluster);
         lines
     }
 
+    /// A cluster for a column, named after the first story that it is for.
+    async fn fresh(&self, story: Story, column: Column) -> Result<Cluster> {
+        let dir = self.dir.join(format!("{column}-{}", story.name()));
+        let mut cluster = self.prepare(dir, column.mode, column.preset, self.network)?;
+        match stories::build(&mut cluster, &Timeline::new(false)).await {
+            Ok(()) => Ok(cluster),
+            Err(error) => {
+                cluster.stop(STOP).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The story, and the cluster if it is as good as before. One that is not is stopped, and its directory stays.
     async fn row(
         &self,
+        mut cluster: Cluster,
         story: Story,
-        mode: SynchronousMode,
-        preset: Preset,
+        column: Column,
         rounds: usize,
-        column: &str,
-    ) -> Result<Told> {
-        let dir = self.dir.join(format!("{}-{}-{preset:?}", story.name(), mode.yaml()).to_lowercase());
-        let mut cluster = self.prepare(dir.clone(), mode, preset)?;
-        let spinner = spinner(true, column);
+    ) -> Result<(Told, Option<Cluster>)> {
+        let title = format!("{}, {column}", story.name());
+        let spinner = spinner(true, &title);
         let timeline = Timeline::new(false);
-        let told = async {
-            stories::build(&mut cluster, &timeline).await?;
-            let mut done = 0;
-            stories::tell(&mut cluster, &timeline, story, rounds, self.hold(), |round: &Round| {
-                done += 1;
-                spinner.set_message(format!("{column}: {done} of {rounds}, {} ms", round.write_gap_ms));
-            })
-            .await
-        }
+        let hold = Some(self.table_hold(column));
+        let mut done = 0;
+        let told = stories::tell(&mut cluster, &timeline, story, rounds, hold, |round: &Round| {
+            done += 1;
+            spinner.set_message(format!("{title}: {done} of {rounds}, {} ms", round.write_gap_ms));
+        })
         .await;
         spinner.finish_and_clear();
-        let stopped = cluster.stop(STOP).await;
-        if matches!(&told, Ok(told) if told.failure.is_none() && told.report.passed())
-            && self.args.dir.is_none()
-        {
-            remove(&dir)?;
+        match told {
+            Ok(told) if told.failure.is_none() && told.report.passed() => Ok((told, Some(cluster))),
+            told => {
+                let stopped = cluster.stop(STOP).await;
+                let told = told?;
+                stopped?;
+                Ok((told, None))
+            }
         }
-        stopped.and(told)
+    }
+
+    /// A cluster at which nothing went wrong has nothing to tell.
+    async fn dismiss(&self, mut cluster: Cluster) -> Result<()> {
+        cluster.stop(STOP).await?;
+        if self.args.dir.is_none() { remove(cluster.dir()) } else { Ok(()) }
     }
 
     async fn soak(&self) -> Result<bool> {
-        let mut cluster = self.one()?;
+        let mut cluster = self.one(self.dir.to_owned(), self.network)?;
         let soaked = async {
             self.build(&mut cluster, &Timeline::new(self.pretty())).await?;
             let seed = self.args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
@@ -428,6 +556,50 @@ impl Drill<'_> {
             Format::Json => println!("{}", serde_json::to_string_pretty(&soaked)?),
         }
         Ok(soaked.passed())
+    }
+
+    async fn stalls(&self) -> Result<bool> {
+        let mut lines = Vec::new();
+        self.stalled(&mut lines, "machine", self.network, &Disturbance::OF_THE_MACHINE).await?;
+        if self.network == Network::Namespaces {
+            self.stalled(&mut lines, "network", Network::Forwarded, &Disturbance::of_the_network()).await?;
+        } else {
+            eprintln_line("no network of the drill's own: it is not slowed down");
+        }
+        match self.args.format {
+            Format::Pretty => println!("{}", stalls::render(&lines)),
+            Format::Json => println!("{}", serde_json::to_string_pretty(&lines)?),
+        }
+        Ok(lines.iter().all(stalls::Line::passed))
+    }
+
+    /// One cluster, and one disturbance after the other.
+    async fn stalled(
+        &self,
+        lines: &mut Vec<stalls::Line>,
+        name: &str,
+        network: Network,
+        disturbances: &[Disturbance],
+    ) -> Result<()> {
+        let mut cluster = self.one(self.dir.join(name), network)?;
+        let told = async {
+            self.build(&mut cluster, &Timeline::new(false)).await?;
+            let bench = Bench::filled(&cluster).await?;
+            let long = Duration::from_secs(self.args.seconds);
+            for &what in disturbances {
+                if let Some(why) = what.obstacle() {
+                    eprintln_line(&format!("{what}: skipped, {why}"));
+                    continue;
+                }
+                let line = stalls::disturb(&mut cluster, &bench, what, long).await?;
+                eprintln_line(&stalls::render(std::slice::from_ref(&line)));
+                lines.push(line);
+            }
+            anyhow::Ok(())
+        }
+        .await;
+        cluster.stop(STOP).await?;
+        told
     }
 }
 
@@ -464,11 +636,11 @@ fn directory(args: &DemoArgs) -> Result<(PathBuf, bool)> {
     Ok((dir.canonicalize()?, ours))
 }
 
-/// `quoratectl list`, as an operator would run it.
-fn list(cluster: &Cluster) {
+/// A verb of `quoratectl`, as an operator would run it.
+fn ctl(cluster: &Cluster, verb: &[&str]) {
     let Ok(ctl) = cluster.ctl() else { return };
     let mut command = Command::new(ctl);
-    command.args(["--endpoints", &cluster.endpoints(), "--scope", "demo", "list"]);
+    command.args(["--endpoints", &cluster.endpoints(), "--scope", "demo"]).args(verb);
     // For the reader; the story goes on without it.
     let _ = cluster.outside().inside(|| command.status());
 }

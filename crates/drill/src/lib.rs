@@ -21,6 +21,7 @@
 
 pub mod cluster;
 pub mod configuration;
+pub mod delay;
 pub mod demo;
 pub mod keys;
 pub mod ledger;
@@ -33,6 +34,7 @@ pub mod report;
 pub mod rest;
 pub mod soak;
 pub mod stage;
+pub mod stalls;
 pub mod stories;
 pub mod table;
 pub mod writer;

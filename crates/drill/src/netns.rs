@@ -29,9 +29,10 @@
 //! - What was made is removed when the [`Net`] is dropped, also by a panic. After SIGKILL of the drill the names tell whose they
 //!   were: the next drill removes those whose process is gone.
 //!
-//! # What is missing
+//! # Delay
 //!
-//! Delay needs the kernel's `netem`, which not every kernel has; [`Net::delay`] looks first and says so.
+//! [`Net::forward`] redirects what the hosts send to each other to forwarders (`delay`) that can hold it back. They cost a little by
+//! themselves, so only who wants delay gets them.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -39,10 +40,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::delay::{self, Delay};
 use crate::place::Place;
 
 /// Where `ip netns` keeps them.
@@ -51,6 +52,8 @@ const NAMESPACES: &str = "/run/netns";
 const PREFIX: &str = "quorate-";
 /// The table of the rules, in the switch.
 const TABLE: &str = "quorate_drill";
+/// A port's forwarder listens so much above it.
+const FORWARDER: u16 = 10_000;
 
 /// What the switch does not let through. Hosts are numbered from 0, the outside comes after the last node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,36 +175,29 @@ impl Net {
     /// What `nft` complains about; the cuts before hold then.
     pub fn apply(&self, cuts: &[Cut]) -> Result<()> {
         let ports: Vec<&str> = self.hosts.iter().map(|host| host.port.as_str()).collect();
-        let rules = ruleset(cuts, &ports);
-        let mut nft = Command::new("ip")
-            .args(["netns", "exec", &self.switch, "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run nft")?;
-        if let Some(mut stdin) = nft.stdin.take() {
-            stdin.write_all(rules.as_bytes()).context("cannot write to nft")?;
-        }
-        let output = nft.wait_with_output().context("cannot run nft")?;
-        if !output.status.success() {
-            bail!("nft refuses the cut: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
+        nft(&self.switch, &ruleset(cuts, &ports))
     }
 
-    /// Delays everything that a host is sent by `delay`; zero takes the delay away.
+    /// From now on what the first `hosts` hosts send to each other's `ports` passes forwarders. Only new connections
+    /// do, so this comes before anybody connects. The handle holds them all back.
     ///
     /// # Errors
-    /// A kernel without `netem` is named.
-    pub fn delay(&self, host: usize, delay: Duration) -> Result<()> {
-        let port = &self.hosts[host].port;
-        if delay.is_zero() {
-            return run("tc", &["-n", &self.switch, "qdisc", "del", "dev", port, "root"]);
+    /// What `nft` complains about, or a port in use.
+    pub fn forward(&self, hosts: usize, ports: &[u16]) -> Result<Delay> {
+        let delay = Delay::default();
+        let addresses: Vec<Ipv4Addr> = self.hosts.iter().take(hosts).map(|host| host.address).collect();
+        let rules = redirection(&addresses, ports);
+        for host in self.hosts.iter().take(hosts) {
+            for port in ports {
+                let (from, to) = ((host.address, port + FORWARDER), (host.address, *port));
+                let listener = host.place.inside(|| std::net::TcpListener::bind(from))??;
+                listener.set_nonblocking(true)?;
+                // Ends with the thread of the namespace.
+                drop(host.place.spawn(delay::forward(listener, to.into(), delay.clone())));
+            }
+            nft(&host.namespace, &rules)?;
         }
-        let ms = format!("{}ms", delay.as_millis());
-        run("tc", &["-n", &self.switch, "qdisc", "replace", "dev", port, "root", "netem", "delay", &ms])
-            .context("this kernel delays no packets (sch_netem is missing)")
+        Ok(delay)
     }
 }
 
@@ -261,6 +257,18 @@ fn ruleset(cuts: &[Cut], ports: &[&str]) -> String {
     text
 }
 
+/// Hands connections of `hosts` to `ports` to the forwarders. A forwarder's own come over loopback and are left alone.
+fn redirection(hosts: &[Ipv4Addr], ports: &[u16]) -> String {
+    let list = |items: Vec<String>| items.join(", ");
+    let hosts = list(hosts.iter().map(ToString::to_string).collect());
+    let map = list(ports.iter().map(|port| format!("{port} : {}", port + FORWARDER)).collect());
+    let ports = list(ports.iter().map(ToString::to_string).collect());
+    format!(
+        "table ip {TABLE} {{\n  chain prerouting {{\n    type nat hook prerouting priority -100; policy accept;\n    \
+         iifname \"eth0\" ip saddr {{ {hosts} }} tcp dport {{ {ports} }} redirect to :tcp dport map {{ {map} }}\n  }}\n}}\n"
+    )
+}
+
 /// Removes what drills that were killed left behind.
 fn sweep() {
     let Ok(entries) = std::fs::read_dir(NAMESPACES) else { return };
@@ -274,6 +282,24 @@ fn sweep() {
 /// The process that made a namespace, if a drill did.
 fn owner(namespace: &str) -> Option<u32> {
     namespace.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
+}
+
+fn nft(namespace: &str, rules: &str) -> Result<()> {
+    let mut nft = Command::new("ip")
+        .args(["netns", "exec", namespace, "nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run nft")?;
+    if let Some(mut stdin) = nft.stdin.take() {
+        stdin.write_all(rules.as_bytes()).context("cannot write to nft")?;
+    }
+    let output = nft.wait_with_output().context("cannot run nft")?;
+    if !output.status.success() {
+        bail!("nft refuses the rules: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
@@ -294,6 +320,11 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     const PORTS: [&str; 3] = ["node1", "node2", "outside"];
@@ -361,5 +392,52 @@ mod tests {
         for name in names {
             assert!(!Path::new(NAMESPACES).join(&name).exists(), "{name} is still there");
         }
+    }
+    /// Says `x` to a port, hears it back, and tells how long that took and whom the port was told of.
+    async fn echo(from: &Place, to: IpAddr, port: u16) -> (Duration, String) {
+        let said = from.spawn(async move {
+            let mut stream = TcpStream::connect((to, port)).await?;
+            let begun = Instant::now();
+            stream.write_all(b"x").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok((begun.elapsed(), answer))
+        });
+        said.await.unwrap().unwrap()
+    }
+
+    /// Nodes hear each other late, and the application outside is not held back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_nodes_send_each_other_is_held_back() {
+        const PORT: u16 = 2380;
+        if let Some(why) = obstacle() {
+            #[allow(clippy::print_stdout, reason = "says why nothing was tested")]
+            {
+                println!("skipped: {why}");
+            }
+            return;
+        }
+        let net = Net::create(&["node1", "node2", "outside"]).unwrap();
+        let to = net.address(1);
+        let server = net.place(1).spawn(async move {
+            let listener = TcpListener::bind((to, PORT)).await.unwrap();
+            tokio::spawn(async move {
+                while let Ok((mut stream, from)) = listener.accept().await {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).await.unwrap();
+                    stream.write_all(from.ip().to_string().as_bytes()).await.unwrap();
+                }
+            });
+        });
+        server.await.unwrap();
+        let delay = net.forward(2, &[PORT]).unwrap();
+        let (_, seen) = echo(&net.place(0), to, PORT).await;
+        assert_eq!(seen, to.to_string(), "it came through the forwarder, which stands there");
+        delay.set(Duration::from_millis(100));
+        let (took, _) = echo(&net.place(0), to, PORT).await;
+        // The handshake's round trip, and one of the byte.
+        assert!(took >= Duration::from_millis(400), "{took:?}");
+        let (_, seen) = echo(&net.place(2), to, PORT).await;
+        assert_eq!(seen, net.address(2).to_string(), "from outside there is nothing between");
     }
 }

@@ -17,6 +17,15 @@ pub struct Ports {
     pub peer: u16,
 }
 
+impl Ports {
+    /// Each of them.
+    #[must_use]
+    pub fn all(self) -> [u16; 4] {
+        let Ports { postgres, rest, client, peer } = self;
+        [postgres, rest, client, peer]
+    }
+}
+
 /// `nodes` sets of ports: from `base` upwards (ten per node, checked to be free), or some that are this process's alone.
 ///
 /// # Errors
@@ -35,7 +44,7 @@ fn from_base(base: u16, node: usize) -> Result<Ports> {
         .filter(|first| *first < u16::MAX - 10)
         .with_context(|| format!("--base-port {base} leaves no room for node {}", node + 1))?;
     let ports = Ports { postgres: first, rest: first + 1, client: first + 2, peer: first + 3 };
-    for port in [ports.postgres, ports.rest, ports.client, ports.peer] {
+    for port in ports.all() {
         if TcpListener::bind(("127.0.0.1", port)).is_err() {
             bail!(
                 "port {port} is in use: choose another --base-port, or leave it out and free ones are chosen"

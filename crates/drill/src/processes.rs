@@ -47,9 +47,18 @@ pub fn postmaster(data_dir: &Path) -> Option<Pid> {
 /// Resident memory of a process in bytes, as the kernel counts it.
 #[must_use]
 pub fn resident_bytes(pid: Pid) -> Option<u64> {
+    status(pid, "VmRSS:")?.strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Who traces a process; 0: nobody does. None: it has ended.
+#[must_use]
+pub fn tracer(pid: Pid) -> Option<i32> {
+    status(pid, "TracerPid:")?.parse().ok()
+}
+
+fn status(pid: Pid, field: &str) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    status.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned())
 }
 
 /// `argument` names `dir` or something in it, also as `--flag=PATH`.

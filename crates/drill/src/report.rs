@@ -92,9 +92,17 @@ impl Report {
     /// the bound, and the story has said so.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.violations.is_empty()
-            && self.verdict.unexplained.is_empty()
-            && (!self.synchronous || self.verdict.lost.is_empty())
+        self.violations.is_empty() && self.contradiction().is_none()
+    }
+
+    /// What the database holds against what clients were told, if that cannot be.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<String> {
+        let Verdict { lost, unexplained, .. } = &self.verdict;
+        if self.synchronous && !lost.is_empty() {
+            return Some(format!("acknowledged rows are lost: {lost:?}"));
+        }
+        (!unexplained.is_empty()).then(|| format!("rows that nobody was promised are there: {unexplained:?}"))
     }
 
     /// The closing lines.
@@ -148,12 +156,8 @@ impl Report {
         for violation in &self.violations {
             let _ = writeln!(text, "VIOLATED: {violation}");
         }
-        if !verdict.unexplained.is_empty() {
-            let _ = writeln!(
-                text,
-                "VIOLATED: rows that nobody was promised are there: {:?}",
-                verdict.unexplained
-            );
+        if let Some(contradiction) = self.contradiction() {
+            let _ = writeln!(text, "VIOLATED: {contradiction}");
         }
         text
     }

@@ -60,6 +60,15 @@ pub async fn get(at: impl Into<At>, path: &str, deadline: Duration) -> Result<(u
     Ok((status, json))
 }
 
+/// `GET` with its status and text, for what is no JSON.
+///
+/// # Errors
+/// Connection refused, time out.
+pub async fn text(at: impl Into<At>, path: &str, deadline: Duration) -> Result<(u16, String)> {
+    let (status, body) = ask(at.into(), path, None, deadline).await?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
 /// `POST` of a JSON document, with the answer's status and text.
 ///
 /// # Errors

@@ -170,7 +170,13 @@ impl Soaked {
 }
 
 /// Ended with whatever it runs when it is dropped.
-struct Background(JoinHandle<()>);
+pub(crate) struct Background(JoinHandle<()>);
+
+impl Background {
+    pub(crate) fn run(task: impl Future<Output = ()> + Send + 'static) -> Background {
+        Background(tokio::spawn(task))
+    }
+}
 
 impl Drop for Background {
     fn drop(&mut self) {
@@ -180,12 +186,25 @@ impl Drop for Background {
 
 /// `pgbench`, wherever the primary is.
 #[derive(Clone)]
-struct Bench {
+pub(crate) struct Bench {
     program: PathBuf,
     target: Target,
 }
 
 impl Bench {
+    /// With its tables filled.
+    ///
+    /// # Errors
+    /// When the cluster does not take the load at all.
+    pub(crate) async fn filled(cluster: &Cluster) -> Result<Bench> {
+        let bench = Bench { program: cluster.bin_dir().join("pgbench"), target: cluster.target() };
+        let filled = bench.start(&["-i", "-q", "-s", SCALE])?.wait().await.context("pgbench -i")?;
+        if !filled.success() {
+            bail!("pgbench cannot fill its tables ({filled})");
+        }
+        Ok(bench)
+    }
+
     fn start(&self, arguments: &[&str]) -> Result<Child> {
         let mut command = Command::new(&self.program);
         command
@@ -200,7 +219,7 @@ impl Bench {
     }
 
     /// Writes until it is aborted; a client that loses its primary ends pgbench, which then starts again.
-    async fn run(self) {
+    pub(crate) async fn run(self) {
         loop {
             if let Ok(mut bench) = self.start(&["-n", "-c", CLIENTS, "-T", "86400"]) {
                 let _ = bench.wait().await;
@@ -221,15 +240,11 @@ pub async fn soak(
     mut each: impl FnMut(&Minute),
 ) -> Result<Soaked> {
     let target = cluster.target();
-    let bench = Bench { program: cluster.bin_dir().join("pgbench"), target: target.clone() };
-    let filled = bench.start(&["-i", "-q", "-s", SCALE])?.wait().await.context("pgbench -i")?;
-    if !filled.success() {
-        bail!("pgbench cannot fill its tables ({filled})");
-    }
+    let bench = Bench::filled(cluster).await?;
     let writer = Writer::start(&target).await?;
     let first = timeline(cluster).await?;
-    let _load = Background(tokio::spawn(bench.run()));
-    let _storm = Background(tokio::spawn(storm(target.clone())));
+    let _load = Background::run(bench.run());
+    let _storm = Background::run(storm(target.clone()));
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut done, mut failovers) = (Vec::new(), 0);
     for minute in 1..=minutes {
@@ -260,7 +275,8 @@ pub async fn soak(
     Ok(Soaked { seed, mode: cluster.mode().to_owned(), minutes: done, failovers, verdict })
 }
 
-async fn storm(target: Target) {
+/// Asks for a checkpoint every few seconds.
+pub(crate) async fn storm(target: Target) {
     loop {
         // On a standby, or while nobody is primary, it is asked again.
         let _ = writer::unhurried(&target, "CHECKPOINT", "no checkpoint").await;
@@ -275,7 +291,7 @@ async fn committed(target: &Target) -> Result<f64> {
 }
 
 /// PostgreSQL's timeline: one higher after every promotion.
-async fn timeline(cluster: &Cluster) -> Result<u32> {
+pub(crate) async fn timeline(cluster: &Cluster) -> Result<u32> {
     // Not from the control file, which may be a checkpoint behind.
     let sql = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
     let rows = writer::unhurried(&cluster.target(), sql, "no primary to ask").await?;

@@ -21,7 +21,7 @@ pub(crate) const SETTLE: Duration = Duration::from_secs(120);
 /// Writes resume: far beyond every target, so that a missed target is reported and not cut off.
 pub(crate) const RESUME: Duration = Duration::from_secs(90);
 /// Rows before the fault, and again after everything is healed.
-const TRAFFIC: usize = 50;
+const TRAFFIC: usize = 25;
 
 /// Where a story happens.
 #[derive(Debug)]
@@ -35,8 +35,6 @@ pub struct Stage<'a> {
     rounds: Vec<Round>,
     ledgers: Vec<Ledger>,
     violations: Vec<String>,
-    /// Of the writers so far: each has its own ids.
-    writers: i64,
 }
 
 /// The clients of a round. The first one is the application: it stands outside and is never cut off.
@@ -65,15 +63,7 @@ impl<'a> Stage<'a> {
     /// Nothing has happened yet.
     #[must_use]
     pub fn new(cluster: &'a mut Cluster, timeline: &'a Timeline, hold: Duration) -> Stage<'a> {
-        Stage {
-            cluster,
-            timeline,
-            hold,
-            rounds: Vec::new(),
-            ledgers: Vec::new(),
-            violations: Vec::new(),
-            writers: 0,
-        }
+        Stage { cluster, timeline, hold, rounds: Vec::new(), ledgers: Vec::new(), violations: Vec::new() }
     }
 
     /// The database as the application sees it.
@@ -121,8 +111,7 @@ impl<'a> Stage<'a> {
     }
 
     fn writer(&mut self, target: &Target) -> Result<Writer> {
-        self.writers += 1;
-        Writer::begin(target, self.writers)
+        Writer::begin(target, self.cluster.client())
     }
 
     /// Waits until the application has written a while.

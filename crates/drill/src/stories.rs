@@ -19,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::observer::{Timeline, observe};
 use crate::report::{Report, Round};
 use crate::stage::{SETTLE, Stage};
+use crate::writer;
 
 /// What happens to the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,7 +46,7 @@ pub enum Story {
     AgentKilled,
     /// The primary's guard alone is killed
     GuardKilled,
-    /// The primary's agent and guard are killed, PostgreSQL is not
+    /// The primary's agent and guard are killed, PostgreSQL is not (in the synchronous modes)
     BothKilled,
     /// The primary's postmaster is killed
     PostmasterKilled,
@@ -61,7 +62,7 @@ pub enum Story {
     FirstStart,
     /// Nothing happens: what the process takes at rest
     Memory,
-    /// Every packet to a node is delayed by 100, then 500 ms (needs netem)
+    /// What nodes send each other is delayed by 100, then 500 ms
     Delay,
 }
 
@@ -99,12 +100,45 @@ impl Story {
         }
     }
 
+    /// Whether nothing but standbys that do not confirm holds the old primary back. In asynchronous mode it would acknowledge to its
+    /// clients until somebody starts the node again, which only a watchdog device prevents.
+    #[must_use]
+    pub fn needs_confirmation(self) -> bool {
+        self == Story::BothKilled
+    }
+
     /// How long a cut or a stop is held when nobody says: long enough to see what the old side does after its lease.
     #[must_use]
     pub fn hold(self, ttl: Duration) -> Duration {
         match self {
             Story::AgentStopped => Duration::from_secs(60),
             _ => ttl * 2,
+        }
+    }
+
+    /// How often a round waits for the whole hold; for estimates.
+    #[must_use]
+    pub fn holds(self) -> u32 {
+        match self {
+            Story::Failover
+            | Story::FailoverStoreLeader
+            | Story::PostmasterKilled
+            | Story::Switchover
+            | Story::AllKilled
+            | Story::FirstStart
+            | Story::Memory => 0,
+            Story::Cut
+            | Story::CutOutgoing
+            | Story::CutIncoming
+            | Story::CutBetween
+            | Story::AgentStopped
+            | Story::AgentRestarted
+            | Story::AgentKilled
+            | Story::GuardKilled
+            | Story::BothKilled
+            | Story::QuorumLoss
+            | Story::StoreLeaderKilled => 1,
+            Story::TwoCuts | Story::Delay => 2,
         }
     }
 
@@ -183,6 +217,8 @@ pub async fn tell(
 ) -> Result<Told> {
     let observer = observe(cluster, timeline);
     let hold = hold.unwrap_or_else(|| story.hold(cluster.ttl()));
+    // The cluster may have been another story's.
+    writer::clear(&cluster.target()).await?;
     let mut stage = Stage::new(cluster, timeline, hold);
     let mut failure = None;
     while stage.rounds() < rounds && failure.is_none() {

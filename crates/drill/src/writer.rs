@@ -357,6 +357,14 @@ pub async fn prepare(target: &Target) -> Result<()> {
     unhurried(target, sql, "no primary to write to").await.map(|_| ())
 }
 
+/// Removes the table of another story.
+///
+/// # Errors
+/// When no primary takes it.
+pub async fn clear(target: &Target) -> Result<()> {
+    unhurried(target, "DROP TABLE IF EXISTS ledger", "no primary to write to").await.map(|_| ())
+}
+
 /// Every id that the database holds.
 ///
 /// # Errors

@@ -113,8 +113,7 @@ async fn takes_writes(cluster: &Cluster, index: usize) -> Option<bool> {
 pub(super) async fn all_killed(stage: &mut Stage<'_>) -> Result<Round> {
     let primary = stage.primary().await?;
     let nodes: Vec<At> = stage.cluster.nodes.iter().map(|node| node.store()).collect();
-    let number = i64::try_from(stage.rounds())?;
-    let puts = KeyWriter::start(nodes.clone(), number);
+    let puts = KeyWriter::start(nodes.clone(), stage.cluster.client());
     let probes = stage.probes(&[]).await?;
     let before = leader_timeline(stage.cluster).await;
     let fault = stage.fault("kill -9 of everything on every node", primary);

@@ -12,13 +12,16 @@ use super::killed::failovers;
 
 /// Caches of the start are given back by then.
 const AT_REST: Duration = Duration::from_secs(10);
-/// What every packet to a node is delayed by, one after the other.
+/// Between two looks at a process that is at rest.
+const BETWEEN: Duration = Duration::from_secs(2);
+/// By how much what nodes send each other is delayed, one after the other.
 const DELAYS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
 /// Resident memory of the largest `quorate`, without PostgreSQL, while nobody writes.
 pub(super) async fn memory(stage: &mut Stage<'_>) -> Result<Round> {
     let primary = stage.primary().await?;
-    stage.held(std::time::Instant::now(), AT_REST).await?;
+    let rest = if stage.rounds() == 0 { AT_REST } else { BETWEEN };
+    stage.held(std::time::Instant::now(), rest).await?;
     let mut largest = 0.0_f64;
     for node in &stage.cluster.nodes {
         let pid = node.pid().with_context(|| format!("{} does not run", node.name))?;
@@ -45,10 +48,10 @@ pub(super) async fn memory(stage: &mut Stage<'_>) -> Result<Round> {
 pub(super) async fn delay(stage: &mut Stage<'_>) -> Result<Round> {
     let old = stage.primary().await?;
     let probes = stage.probes(&[]).await?;
-    let fault = stage.fault("every packet to a node is delayed", old);
+    let fault = stage.fault("what nodes send each other is delayed", old);
     let seen = delays(stage).await;
     let healed = stage.cluster.delay(Duration::ZERO);
-    // Where nothing could be delayed there is nothing to take away: the first reason is the one to tell.
+    // The first reason is the one to tell.
     seen.and(healed)?;
     let mut round = stage.close(probes, fault).await?;
     failovers(stage, &mut round, old).await?;

@@ -19,8 +19,7 @@ pub(super) async fn leader_killed(stage: &mut Stage<'_>) -> Result<Round> {
     let probes = stage.probes(&[]).await?;
     // Through the others: a client that asks the dead one first would measure its own patience.
     let survivors: Vec<At> = stage.others(leader).into_iter().map(|index| nodes[index].clone()).collect();
-    let number = i64::try_from(stage.rounds())?;
-    let puts = KeyWriter::start(survivors.clone(), number);
+    let puts = KeyWriter::start(survivors.clone(), stage.cluster.client());
     stage.written(&probes).await?;
     let mut fault =
         stage.fault(format!("{} leads the store: kill -9 of its quorate", stage.name(leader)), old);
