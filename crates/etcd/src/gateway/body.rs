@@ -171,7 +171,7 @@ impl Scan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::convert::Infallible;
 
     use futures_util::stream;
@@ -182,17 +182,20 @@ mod tests {
     use crate::punctual::Unfinished;
 
     /// A body of these pieces.
-    fn values(
-        pieces: &[&'static str],
-        limit: usize,
-    ) -> Values<impl Body<Data = Bytes> + Send + Unpin + use<>> {
+    fn values(pieces: &[&[u8]], limit: usize) -> Values<impl Body<Data = Bytes> + Send + Unpin + use<>> {
         let frames: Vec<Result<Frame<Bytes>, Infallible>> =
-            pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
+            pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
         Values::new(StreamBody::new(stream::iter(frames)), limit, Unfinished::default().share())
     }
 
-    async fn all(pieces: &[&'static str]) -> Vec<Result<Bytes, Refusal>> {
-        let mut values = values(pieces, 1_000);
+    async fn all(pieces: &[&str]) -> Vec<Result<Bytes, Refusal>> {
+        let pieces: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_bytes()).collect();
+        all_within(&pieces, 1_000).await
+    }
+
+    /// Its values, and why there is none after them.
+    pub(crate) async fn all_within(pieces: &[&[u8]], limit: usize) -> Vec<Result<Bytes, Refusal>> {
+        let mut values = values(pieces, limit);
         let mut all = Vec::new();
         loop {
             match values.next().await {
@@ -235,20 +238,20 @@ mod tests {
 
     #[tokio::test]
     async fn size_and_depth_are_bounded() {
-        let mut large = values(&["{\"a\":\"", "0123456789", "\"}"], 12);
+        let mut large = values(&[b"{\"a\":\"", b"0123456789", b"\"}"], 12);
         let status = Status::from(large.next().await.expect_err("too large"));
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         assert_eq!(status.message(), "grpc: received message larger than max (16 vs. 12)");
-        let trailing = values(&["{}", "          ", "          "], 12).only().await;
+        let trailing = values(&[b"{}", b"          ", b"          "], 12).only().await;
         assert_eq!(trailing.expect_err("too large"), Refusal::TooLarge(20, 12));
-        let deep: &'static str = Box::leak("[".repeat(MAX_DEPTH + 1).into_boxed_str());
-        assert_eq!(all(&[deep]).await, [Err(Refusal::TooDeep)]);
+        let deep = "[".repeat(MAX_DEPTH + 1);
+        assert_eq!(all(&[&deep]).await, [Err(Refusal::TooDeep)]);
         assert_eq!(all(&[&deep[1..]]).await, [Err(malformed("unexpected EOF"))]);
     }
 
     #[tokio::test]
     async fn behind_the_only_value_nothing_is_read() {
-        let value = values(&["{}", "xx"], 12).only().await.expect("a value");
+        let value = values(&[b"{}", b"xx"], 12).only().await.expect("a value");
         assert_eq!(value, Some(Bytes::from("{}")));
         assert_eq!(values(&[], 12).only().await.expect("nothing"), None);
     }

@@ -1,37 +1,20 @@
 //! Bodies that no client would send. A seed is a path in its first line and the body behind it.
 
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::StreamBody;
-use hyper::body::Frame;
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use quorate_wire::etcdserverpb as pb;
 
-use super::body::{Refusal, Values};
+use super::body::Refusal;
+use super::body::tests::all_within;
 use super::routes::Routes;
-use crate::punctual::Unfinished;
 use crate::{convert, validate};
 
 const LIMIT_BYTES: usize = 40_000;
 
 /// The values of a body that arrives in pieces of so many bytes.
 async fn values(body: &[u8], piece: usize) -> Vec<Result<Bytes, Refusal>> {
-    let frames: Vec<Result<_, std::convert::Infallible>> =
-        body.chunks(piece).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
-    let mut values =
-        Values::new(StreamBody::new(stream::iter(frames)), LIMIT_BYTES, Unfinished::default().share());
-    let mut all = Vec::new();
-    loop {
-        match values.next().await {
-            Ok(Some(value)) => all.push(Ok(value)),
-            Ok(None) => return all,
-            Err(refusal) => {
-                all.push(Err(refusal));
-                return all;
-            }
-        }
-    }
+    all_within(&body.chunks(piece).collect::<Vec<_>>(), LIMIT_BYTES).await
 }
 
 #[test]
