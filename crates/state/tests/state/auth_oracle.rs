@@ -5,11 +5,12 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::{TestRng, TestRunner};
 use quorate_state::auth::{
     AssignToken, Auth, AuthAction, Name, Permission, RoleGrant, RoleRevoke, UserAdd, UserChangePassword,
     UserRole, auth_state, permit,
 };
-use quorate_state::{Actor, Applier, Body, Command, Done, Range, Rejection};
+use quorate_state::{Actor, Applier, Body, Command, Done, Range, Rejection, Txn, TxnOpBody};
 
 use crate::memory::Memory;
 use crate::model::Model;
@@ -101,7 +102,35 @@ fn prelude() -> Vec<Command> {
     actions.into_iter().map(|action| Command::new(Body::Auth(Auth::new(action)))).collect()
 }
 
-fn run(grants: &[Permission], commands: &[Command], asked: &[(Option<Actor>, Range)]) {
+/// A check that is left out on purpose, to see that the model notices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum LeftOut {
+    Nothing,
+    /// Operations of a transaction within a transaction (CVE-2026-33343 of etcd).
+    Nested,
+    /// That an answer with the value before needs permission to read it (CVE-2026-44283).
+    PrevKv,
+    /// Everything of a range but its first key (etcd's advisory GHSA-xg4h-6gfc-h4m8).
+    RangeEnd,
+}
+
+impl LeftOut {
+    /// The command as a store takes it that checks less.
+    fn unchecked(self, command: &Command) -> Command {
+        let nested = |txn: &Txn| {
+            let mut all = txn.success.iter().chain(&txn.failure);
+            all.any(|op| matches!(op.body, Some(TxnOpBody::Txn(_))))
+        };
+        let free = match &command.body {
+            Some(Body::Txn(txn)) => self == LeftOut::Nested && nested(txn),
+            Some(Body::Put(put)) => self == LeftOut::PrevKv && put.prev_kv,
+            _ => false,
+        };
+        Command { actor: command.actor.clone().filter(|_| !free), ..command.clone() }
+    }
+}
+
+fn run(grants: &[Permission], commands: &[Command], asked: &[(Option<Actor>, Range)], left_out: LeftOut) {
     let (mut model, mut store) = (Model::new(), Memory::default());
     let granted = grants.iter().enumerate().map(|(n, permission)| {
         let role = ROLES[1 + n % 2].to_owned();
@@ -110,7 +139,7 @@ fn run(grants: &[Permission], commands: &[Command], asked: &[(Option<Actor>, Ran
     });
     for command in prelude().into_iter().chain(granted).chain(commands.iter().cloned()) {
         let mut applier = Applier::new(&store);
-        let (reply, events) = applier.apply(&command).unwrap();
+        let (reply, events) = applier.apply(&left_out.unchecked(&command)).unwrap();
         assert_eq!((reply, events), model.apply(&command), "{command:?}");
         let batch = applier.into_batch();
         store.write(batch);
@@ -118,7 +147,8 @@ fn run(grants: &[Permission], commands: &[Command], asked: &[(Option<Actor>, Ran
     }
     for (actor, range) in asked {
         let permitted = permit(&store, actor.as_ref()).unwrap();
-        let permitted = permitted.and_then(|permit| permit.read(&range.key, &range.range_end));
+        let range_end = if left_out == LeftOut::RangeEnd { Bytes::new() } else { range.range_end.clone() };
+        let permitted = permitted.and_then(|permit| permit.read(&range.key, &range_end));
         assert_eq!(permitted, model.auth.check_range(actor.as_ref(), range), "{actor:?} {range:?}");
     }
 }
@@ -161,11 +191,25 @@ proptest! {
         commands in vec(a_command(), 0..20),
         asked in vec((actor(), a_range()), 1..6),
     ) {
-        run(&grants, &commands, &asked);
+        run(&grants, &commands, &asked, LeftOut::Nothing);
     }
 
     #[test]
     fn a_permitted_range_has_no_key_that_is_not(grants in vec(permission(), 0..6), range in a_range()) {
         covers_key_by_key(&grants, &range);
+    }
+}
+
+#[test]
+fn checks_that_are_left_out_are_caught() {
+    for left_out in [LeftOut::Nested, LeftOut::PrevKv, LeftOut::RangeEnd] {
+        let config = ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() };
+        let rng = TestRng::deterministic_rng(config.rng_algorithm);
+        let asked = (vec(permission(), 0..6), vec(a_command(), 0..20), vec((actor(), a_range()), 1..6));
+        let noticed = TestRunner::new_with_rng(config, rng).run(&asked, |(grants, commands, asked)| {
+            run(&grants, &commands, &asked, left_out);
+            Ok(())
+        });
+        assert!(noticed.is_err(), "{left_out:?} goes unnoticed");
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::{TestRng, TestRunner};
 use quorate_state::{
     Alarm, Applier, Body, Command, Compact, Compare, CompareTarget, Cursor, DeleteRange, Direction,
     LeaseCheckpoint, LeaseGrant, LeaseRemaining, LeaseRevoke, Overlay, Put, Range, Txn, TxnOp, TxnOpBody,
@@ -142,6 +143,19 @@ pub(crate) fn a_body() -> impl Strategy<Value = Body> {
     ]
 }
 
+/// A rule that is broken on purpose, to see that the model notices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Broken {
+    Nothing,
+    /// Physical compaction takes what was deleted at the very revision along: a watcher from there misses it (etcd's issues 18089
+    /// and 19179).
+    DeletionAtCompaction,
+    /// A member whose position lags behind its state applies the last command of a chunk again.
+    AppliedAgain,
+    /// A member walks through the operations of a transaction in another order than the others.
+    OrderOfItsOwn,
+}
+
 /// Commands applied as one chunk, then what is asked.
 #[derive(Debug, Clone)]
 struct Chunk {
@@ -223,7 +237,26 @@ fn versions(store: &Memory) -> usize {
     events
 }
 
-fn run(chunks: &[Chunk]) {
+/// The pair of the first deletion at the compacted revision.
+fn deletion_at(store: &Memory, compacted: i64) -> Option<Bytes> {
+    let of_revision = [&[3][..], &compacted.to_be_bytes()].concat();
+    let told = events(store, compacted, usize::MAX).unwrap().ok()?;
+    let at = told.iter().find(|event| event.delete && event.kv.mod_revision == compacted)?;
+    let mut pairs = store.pairs.keys().filter(|key| key.starts_with(&of_revision));
+    pairs.find(|key| key[9..] == at.sub.to_be_bytes()).cloned()
+}
+
+/// The operations of a transaction from behind, if it is one.
+fn reordered(command: &Command) -> Command {
+    let mut command = command.clone();
+    if let Some(Body::Txn(txn)) = &mut command.body {
+        txn.success.reverse();
+        txn.failure.reverse();
+    }
+    command
+}
+
+fn run(chunks: &[Chunk], broken: Broken) {
     let mut model = Model::new();
     let (mut live, mut untouched, mut single) = (Memory::default(), Memory::default(), Memory::default());
     let mut cursor: Option<Cursor> = None;
@@ -233,9 +266,16 @@ fn run(chunks: &[Chunk]) {
             let expected = model.apply(command);
             assert_eq!(applier.apply(command).unwrap(), expected, "{command:?}");
             let mut alone = Applier::new(&single);
-            assert_eq!(alone.apply(command).unwrap(), expected, "alone: {command:?}");
+            if broken == Broken::OrderOfItsOwn {
+                alone.apply(&reordered(command)).unwrap();
+            } else {
+                assert_eq!(alone.apply(command).unwrap(), expected, "alone: {command:?}");
+            }
             let batch = alone.into_batch();
             single.write(batch);
+        }
+        if broken == Broken::AppliedAgain {
+            applier.apply(chunk.commands.last().expect("a command")).unwrap();
         }
         let batch = applier.into_batch();
         untouched.write(batch.clone());
@@ -264,6 +304,12 @@ fn run(chunks: &[Chunk]) {
     check_hashes(&model, [&live, &untouched]);
     assert_eq!(versions(&live), model.versions_after_compaction());
     assert_eq!(compact_slice(&live, None, 3).unwrap(), Default::default(), "nothing is left to do");
+    if broken == Broken::DeletionAtCompaction
+        && let Some(pair) = deletion_at(&live, model.compacted)
+    {
+        live.pairs.remove(&pair);
+        check_everything(&model, &live);
+    }
     assert!(live.scan(b"", b"", Direction::Forward).all(|pair| pair.is_ok()));
 }
 
@@ -301,6 +347,19 @@ proptest! {
 
     #[test]
     fn answers_like_the_naive_model(chunks in vec(a_chunk(), 1..10)) {
-        run(&chunks);
+        run(&chunks, Broken::Nothing);
+    }
+}
+
+#[test]
+fn broken_rules_are_caught() {
+    for broken in [Broken::DeletionAtCompaction, Broken::AppliedAgain, Broken::OrderOfItsOwn] {
+        let config = ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() };
+        let rng = TestRng::deterministic_rng(config.rng_algorithm);
+        let noticed = TestRunner::new_with_rng(config, rng).run(&vec(a_chunk(), 1..10), |chunks| {
+            run(&chunks, broken);
+            Ok(())
+        });
+        assert!(noticed.is_err(), "{broken:?} goes unnoticed");
     }
 }
