@@ -241,6 +241,13 @@ impl Policy {
     }
 }
 
+/// Seconds; longer ones mean nothing to anybody, and sums of them must not overflow.
+const LONGEST_S: f64 = 1e9;
+
+fn from_seconds(seconds: f64) -> Option<Duration> {
+    (0.0..LONGEST_S).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+}
+
 /// Seconds, or a number with one of Patroni's units: `30min`.
 fn span(value: &Value) -> Option<Duration> {
     const UNITS: [(&str, f64); 5] = [("ms", 0.001), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86400.0)];
@@ -249,12 +256,12 @@ fn span(value: &Value) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
     let unit = text[digits.len()..].trim_start();
     let factor = if unit.is_empty() { 1.0 } else { UNITS.iter().find(|(name, _)| *name == unit)?.1 };
-    Duration::try_from_secs_f64(digits.parse::<f64>().ok()? * factor).ok()
+    from_seconds(digits.parse::<f64>().ok()? * factor)
 }
 
 fn duration(value: &Value) -> Option<Duration> {
     let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
-    Duration::try_from_secs_f64(seconds).ok()
+    from_seconds(seconds)
 }
 
 impl SynchronousMode {

@@ -1,10 +1,15 @@
 //! Documents that somebody else wrote: whatever is in them is read or refused, and what was read is written so that it
 //! reads the same again.
 
+use quorate_ha::Policy;
+use quorate_ha::budget::{self, Event};
 use quorate_ha::cluster::{
     FailoverRequest, History, MemberRecord, Status, Suspicion, SyncDocument, SyncEntry,
 };
 use quorate_ha::facts::TimelineId;
+use serde_json::json;
+
+use crate::scripts::policy;
 
 /// `print` of what was read is read again, to the same print.
 fn settles<T, E>(
@@ -79,5 +84,19 @@ fn failover() {
 fn status() {
     quorate_fuzz::fuzz(corpus("status"), |input| {
         settles(input, Status::parse, Status::to_json);
+    });
+}
+
+/// `/config`: every agent works with whatever stands there, and with times that fit.
+#[test]
+fn config() {
+    let local = policy("n1", &json!({})).local;
+    quorate_fuzz::fuzz(corpus("config"), |input| {
+        let Ok(config) = serde_json::from_slice(input) else { return };
+        let told = budget::check_config(&local, &config);
+        let policy = Policy::resolve(local.clone(), Some(&config));
+        assert_eq!(budget::check(&policy), Ok(()), "{told:?}");
+        let _ =
+            (budget::tolerated_stall(&policy), Event::ALL.map(|event| budget::expected_gap(&policy, event)));
     });
 }
