@@ -379,7 +379,7 @@ impl Given {
         if urls.is_empty() { default.to_vec() } else { urls }
     }
 
-    fn options(&self, report: &mut Report) -> StoreOptions {
+    pub(super) fn options(&self, report: &mut Report) -> StoreOptions {
         let name = self.text("name", "default");
         let listen_clients = self.urls("listen-client-urls", &[Url::local(2379)], report);
         let listen_peers = self.urls("listen-peer-urls", &[Url::local(2380)], report);

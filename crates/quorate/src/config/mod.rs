@@ -40,4 +40,6 @@ pub fn load(text: &str, variables: impl Iterator<Item = (String, String)>) -> (S
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

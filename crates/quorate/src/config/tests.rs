@@ -217,7 +217,21 @@ fn tls_in_the_dcs_section() {
 
 #[test]
 fn a_file_that_is_nested_without_end_is_refused() {
-    let deep = format!("name: {}", "[".repeat(100_000));
-    let (_, report) = load(&deep, std::iter::empty());
-    assert!(report.has_errors(), "{}", report.render("file.yml"));
+    let nested = |open: &str, depth: usize, close: &str| open.repeat(depth) + "1" + &close.repeat(depth);
+    let aliases = |depth: usize| (1..depth).map(|i| format!("a{i}: &{i} [*{}]\n", i - 1)).collect::<String>();
+    for text in [
+        format!("name: {}", "[".repeat(100_000)),
+        format!("name: {}", nested("[", 60, "]")),
+        format!("name: {}", nested("{a: ", 60, "}")),
+        nested("- ", 60, ""),
+        (0..60).map(|depth| " ".repeat(depth) + "a:\n").collect(),
+        format!("a0: &0 [x]\n{}", aliases(60)),
+        format!("a0: &0 {{x: 1}}\n{}", aliases(60).replace("[*", "{<<: *").replace(']', "}")),
+    ] {
+        let (_, report) = load(&text, std::iter::empty());
+        let said = report.render("file.yml");
+        assert!(said.contains("not valid YAML") && report.findings().len() == 1, "{said}");
+    }
+    let (_, report) = load(&format!("name: {}", nested("[", 12, "]")), std::iter::empty());
+    assert!(!report.render("file.yml").contains("not valid YAML"), "{}", report.render("file.yml"));
 }
