@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use quorate_agent::fence::Margin;
 use quorate_agent::guard::process::{Guard, Options};
 use quorate_agent::guard::record;
 use quorate_agent::guard::wire::{Answer, BYTES, Device, Message, Order};
+use quorate_agent::watchdog::{self, Linux, SAFETY, Watchdog};
 use quorate_node::clock::boottime;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// For anything that is waited for.
@@ -54,6 +57,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
+        Scene::with_device(None::<Watchdog<Linux>>)
+    }
+
+    fn with_device(watchdog: Option<Watchdog<impl watchdog::Device + Send + 'static>>) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("data/global")).unwrap();
         std::fs::write(dir.path().join("data/global/pg_control"), "").unwrap();
@@ -66,7 +73,7 @@ impl Scene {
             stop_budget: Duration::from_millis(500),
             watchdog: None,
         };
-        let mut guard = Guard::new(&options, theirs).unwrap();
+        let mut guard = Guard::with_device(&options, theirs, watchdog).unwrap();
         let guard = std::thread::spawn(move || {
             let before = ALLOCATIONS.with(Cell::get);
             guard.watch();
@@ -230,6 +237,60 @@ fn what_comes_back_is_killed_until_an_order_says_otherwise() {
     scene.end();
     postmaster.kill().unwrap();
     postmaster.wait().unwrap();
+}
+
+/// A device that writes down how many of PostgreSQL's processes live when something is done to it.
+#[derive(Clone, Default)]
+struct Recorder {
+    processes: Arc<Mutex<Vec<u32>>>,
+    did: Arc<Mutex<Vec<(&'static str, usize)>>>,
+}
+
+impl Recorder {
+    fn note(&self, what: &'static str) {
+        // A zombie has no directory.
+        let lives = |process: &&u32| std::fs::read_link(format!("/proc/{process}/cwd")).is_ok();
+        let living = self.processes.lock().unwrap().iter().filter(lives).count();
+        self.did.lock().unwrap().push((what, living));
+    }
+}
+
+impl watchdog::Device for Recorder {
+    fn open(&mut self) -> Result<(), Errno> {
+        self.note("open");
+        Ok(())
+    }
+    fn set_timeout(&mut self, seconds: u32) -> Result<u32, Errno> {
+        self.note("timeout");
+        Ok(seconds)
+    }
+    fn pet(&mut self) -> Result<(), Errno> {
+        self.note("pet");
+        Ok(())
+    }
+    fn disarm(&mut self) -> Result<(), Errno> {
+        self.note("disarm");
+        Ok(())
+    }
+}
+
+/// S15.
+#[test]
+fn the_device_is_disarmed_behind_the_last_backend() {
+    let device = Recorder::default();
+    let mut scene = Scene::with_device(Some(Watchdog::new(device.clone(), SAFETY)));
+    let (mut postmaster, mut backend) = (scene.postgres(), scene.postgres());
+    device.processes.lock().unwrap().extend([postmaster.id(), backend.id()]);
+    // The second pet would come long after the deadline.
+    let deadline = soon();
+    let order = Order::Armed { deadline, valid_until: deadline + Duration::from_millis(3_600) };
+    assert_eq!(scene.say(Message::Order(1, order)), Answer::Obeyed(1, Device::Active));
+    death(&mut postmaster);
+    death(&mut backend);
+    assert_eq!(scene.answer(), Answer::Fenced);
+    scene.hang_up();
+    scene.end();
+    assert_eq!(*device.did.lock().unwrap(), [("open", 2), ("timeout", 2), ("pet", 2), ("disarm", 0)]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
 use super::record::{Place, Record};
 use super::wire::{Answer, BYTES, Device, Message, Order};
-use crate::watchdog::{Linux, Safety, Watchdog};
+use crate::watchdog::{self, Linux, Safety, Watchdog};
 
 /// Between two attempts to kill what would not die.
 const RETRY: Duration = Duration::from_millis(50);
@@ -69,14 +69,14 @@ enum State {
     },
 }
 
-/// A guard, prepared.
-pub struct Guard {
+/// A guard, prepared. Its device is the kernel's, but for tests.
+pub struct Guard<D = Linux> {
     /// The agent's; None when the agent is gone.
     orders: Option<OwnedFd>,
     timer: OwnedFd,
     fencer: Fencer,
     place: Option<Place>,
-    watchdog: Option<Watchdog<Linux>>,
+    watchdog: Option<Watchdog<D>>,
     stop_budget: Duration,
     state: State,
 }
@@ -103,13 +103,25 @@ impl Guard {
     /// # Errors
     /// The sentence why not.
     pub fn new(options: &Options, orders: OwnedFd) -> Result<Guard, String> {
+        let device = options.watchdog.as_ref();
+        let watchdog = device.and_then(|(path, safety)| Some(Watchdog::new(Linux::new(path)?, *safety)));
+        Guard::with_device(options, orders, watchdog)
+    }
+}
+
+impl<D: watchdog::Device> Guard<D> {
+    /// The same with this device, whatever the options name.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_device(
+        options: &Options,
+        orders: OwnedFd,
+        watchdog: Option<Watchdog<D>>,
+    ) -> Result<Guard<D>, String> {
         let fencer = Fencer::new(&options.data_dir).map_err(|error| error.to_string())?;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)
             .map_err(|errno| format!("no timer: {errno}"))?;
-        let watchdog = options
-            .watchdog
-            .as_ref()
-            .and_then(|(path, safety)| Some(Watchdog::new(Linux::new(path)?, *safety)));
         Ok(Guard {
             orders: Some(orders),
             timer,
