@@ -2,6 +2,7 @@
 
 mod backup;
 mod members;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -112,7 +113,10 @@ impl Store {
         {
             tracing::info!(%reason, "the database is rebuilt from snapshot and log");
         }
-        Ok(Store { log, engine: Arc::new(opened.into_engine()), snapshots })
+        let engine = opened.into_engine();
+        engine.follow(log.clone());
+        whole::check(dir, &log, &engine, &snapshots)?;
+        Ok(Store { log, engine: Arc::new(engine), snapshots })
     }
 
     /// For tests and simulation: any engine.

@@ -73,8 +73,14 @@ impl StorageError {
         move |source| StorageError::Io { action, path, source }
     }
 
-    pub(crate) fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> StorageError {
+    /// Damage, with the remedy that there is: the other members.
+    pub fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> StorageError {
         StorageError::Damaged { path: path.to_path_buf(), offset, what: what.into(), remedy: REPLACE_MEMBER }
+    }
+
+    /// True when it says so.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        std::error::Error::source(self).is_some_and(|cause| !full(cause).is_empty())
     }
 
     /// The sentence with its causes, for places that can carry only one string.

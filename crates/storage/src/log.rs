@@ -190,25 +190,48 @@ struct State {
 }
 
 enum Command {
-    Append { entries: Vec<Entry>, first_ticket: u64, done: Completion },
+    Append {
+        entries: Vec<Entry>,
+        first_ticket: u64,
+        done: Completion,
+    },
     Vote(Vote, Completion),
     Committed(Option<Position>),
     Truncate(Option<Position>, Completion),
     Purge(Position, Completion),
+    /// Nothing to write: who waits for what was called before.
+    Wait(Completion),
 }
 
 impl Command {
+    fn completion(self) -> Option<Completion> {
+        match self {
+            Command::Append { done, .. }
+            | Command::Vote(_, done)
+            | Command::Truncate(_, done)
+            | Command::Purge(_, done)
+            | Command::Wait(done) => Some(done),
+            Command::Committed(_) => None,
+        }
+    }
+
     fn size(&self) -> usize {
         match self {
             Command::Append { entries, .. } => {
                 COMMAND_BYTES
                     + entries.iter().map(|entry| record::size_on_disk(entry.payload.len())).sum::<usize>()
             }
-            Command::Vote(..) | Command::Committed(_) | Command::Truncate(..) | Command::Purge(..) => {
-                COMMAND_BYTES
-            }
+            Command::Vote(..)
+            | Command::Committed(_)
+            | Command::Truncate(..)
+            | Command::Purge(..)
+            | Command::Wait(_) => COMMAND_BYTES,
         }
     }
+}
+
+fn closed() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the log is closed")
 }
 
 /// Why nothing is acknowledged any more.
@@ -239,6 +262,13 @@ impl Shared {
         }
         self.ended.notify_all();
         self.space.notify_all();
+        // After an orderly end there is nothing left; after a panic there are those who would wait for ever.
+        let left = std::mem::take(&mut state.queue);
+        let failure = state.failed.clone();
+        drop(state);
+        for done in left.into_iter().filter_map(Command::completion) {
+            done(Err(failure.as_ref().map_or_else(closed, Failure::as_io)));
+        }
     }
 
     /// Changes the state that readers see and queues the command, as one step. Blocks while the queue is full.
@@ -251,7 +281,7 @@ impl Shared {
         }
         if state.closing {
             drop(state);
-            done(Err(std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the log is closed")));
+            done(Err(closed()));
             return;
         }
         #[cfg(quorate_sim)]
@@ -470,6 +500,33 @@ impl Log {
         );
     }
 
+    /// Waits until everything that was called before is on disk. Who keeps something made from it elsewhere asks first, so that
+    /// it never stands on what a crash takes away. Not for a completion: it would wait for itself.
+    ///
+    /// # Errors
+    /// The log has failed. What was called may not be there after a restart.
+    pub fn written(&self) -> Result<(), StorageError> {
+        let (send, answer) = std::sync::mpsc::channel();
+        let done: Completion = Box::new(move |result| {
+            let _ = send.send(result); // the other end waits below
+        });
+        self.shared().submit(COMMAND_BYTES, |_, done| Command::Wait(done), done);
+        match answer.recv() {
+            Ok(Ok(())) => Ok(()),
+            // Failed, or closed meanwhile: then the end of the writer tells which.
+            Ok(Err(_)) | Err(_) => {
+                self.handle.close(None)?;
+                self.outcome("writing")
+            }
+        }
+    }
+
+    /// True when nothing was ever written: no entry, no vote, no purge.
+    pub fn is_new(&self) -> bool {
+        let state = self.shared().state.lock();
+        state.segments.is_empty() && state.queue.is_empty()
+    }
+
     /// Bytes of all segments, without the spare.
     pub fn size_bytes(&self) -> u64 {
         self.shared().state.lock().segments.values().map(|segment| segment.capacity).sum()
@@ -478,14 +535,15 @@ impl Log {
     /// Waits for the queue to drain, syncs, joins the writer thread. Also the answer of a log that failed earlier.
     pub fn close(&self, deadline: Duration) -> Result<(), StorageError> {
         self.handle.close(Some(deadline))?;
-        let state = self.shared().state.lock();
-        match &state.failed {
+        self.outcome("closing")
+    }
+
+    fn outcome(&self, action: &'static str) -> Result<(), StorageError> {
+        match &self.shared().state.lock().failed {
             None => Ok(()),
-            Some(failure) => Err(StorageError::Io {
-                action: "closing",
-                path: self.shared().dir.clone(),
-                source: failure.as_io(),
-            }),
+            Some(failure) => {
+                Err(StorageError::Io { action, path: self.shared().dir.clone(), source: failure.as_io() })
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ use layers::{Flusher, Layers, Patience};
 use store::{Store, caught};
 
 use crate::freeze::{self, Freezes, Registry};
-use crate::{DirLock, Engine, Frozen, StorageError, directory};
+use crate::{DirLock, Engine, Frozen, Log, StorageError, directory};
 
 /// sled's page cache. The process is to stay under 25 MB when idle.
 pub const CACHE_BYTES: u64 = 8 << 20;
@@ -207,6 +207,12 @@ impl SledEngine {
         Self::open_at_boot(dir, boot.trim(), TABLE_BYTES)
     }
 
+    /// From now on nothing reaches the disk that `log` does not have on disk: the content never stands on an entry that a
+    /// crash can take away.
+    pub fn follow(&self, log: Log) {
+        self.inner.layers.follow(log);
+    }
+
     fn open_at_boot(dir: &Path, boot: &str, table_bytes: usize) -> Result<Opened, StorageError> {
         directory::create(dir)?;
         let lock = DirLock::acquire(dir)?;
@@ -280,6 +286,11 @@ impl Inner {
     /// start: the mark is gone.
     fn unreadable(&self, why: &str) -> ViewError {
         self.suspect();
+        let error = failed(&self.dir, why);
+        // It fails reads too (sled refuses everything after a write that failed), and is no damage.
+        if error.is_full_disk() {
+            return ViewError(error.into());
+        }
         let what = format!(
             "the database in {} is damaged: {why}; start again: it is made anew from snapshot and log",
             self.dir.display()

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
-use quorate_state::{Batch, Direction, Op, ViewError};
-use quorate_storage::{Engine, Frozen, MemoryEngine, Opened, Pairs, SledEngine, StorageError};
+use quorate_state::{Batch, Direction, Op, View as _, ViewError};
+use quorate_storage::{
+    Engine, Frozen, Log, LogOptions, MemoryEngine, OnSync, Opened, Pairs, Position, SledEngine, StorageError,
+};
 
 /// How an engine is left and entered again.
 trait Subject: Engine + Clone {
@@ -317,4 +321,39 @@ fn consistent_reads_in_memory() {
 fn consistent_reads_in_sled() {
     let dir = tempfile::tempdir().unwrap();
     consistent_reads(&SledEngine::open(dir.path()).unwrap().into_engine());
+}
+
+/// A log that takes everything and puts nothing on the disk any more.
+fn failed_log(dir: &Path) -> Log {
+    let on_sync: OnSync = Arc::new(|_| panic!("the disk is gone"));
+    let log = Log::open(dir, LogOptions { on_sync: Some(on_sync), ..LogOptions::default() }).unwrap();
+    let at = Position { term: 1, index: 1 };
+    log.append(vec![quorate_storage::Entry { at, payload: "x".into() }], Box::new(drop));
+    assert!(log.written().is_err());
+    log
+}
+
+#[test]
+fn the_database_does_not_get_ahead_of_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let mut batch = Batch::default();
+    batch.put("key".into(), "value".into());
+
+    // A log that was closed in order has everything.
+    let log = Log::open(&dir.path().join("whole"), LogOptions::default()).unwrap();
+    let engine = SledEngine::open(&path).unwrap().into_engine();
+    engine.follow(log.clone());
+    log.close(Duration::from_secs(60)).unwrap();
+    engine.write(&batch).unwrap();
+    let engine = engine.reopen(&path);
+    assert_eq!(engine.get(b"key").unwrap().unwrap(), "value");
+
+    // What this one was told may be gone after a crash: what was made of it must not be there then.
+    engine.follow(failed_log(&dir.path().join("failed")));
+    batch.put("key".into(), "of an entry that is not on the disk".into());
+    engine.write(&batch).unwrap();
+    let error = engine.sync().unwrap_err();
+    drop(engine);
+    assert!(matches!(SledEngine::open(&path).unwrap(), Opened::Rebuild { .. }), "{error}");
 }

@@ -209,6 +209,29 @@ fn committed_alone_costs_no_sync_and_rides_on_the_next() {
 }
 
 #[test]
+fn who_waits_when_the_writer_dies_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (entered, is_entered) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    let ends = std::sync::Mutex::new((entered, may_go_on));
+    let on_sync: quorate_storage::OnSync = Arc::new(move |_| {
+        let ends = ends.lock().unwrap();
+        ends.0.send(()).unwrap();
+        ends.1.recv().unwrap();
+        panic!("the disk is gone");
+    });
+    let log = Log::open(dir.path(), LogOptions { on_sync: Some(on_sync), ..small() }).unwrap();
+    log.append(vec![entry(1, 1, "a")], Box::new(drop));
+    is_entered.recv_timeout(DEADLINE).unwrap();
+    let (tell, told) = mpsc::channel();
+    log.append(vec![entry(1, 2, "b")], Box::new(move |result| tell.send(result.is_ok()).unwrap()));
+    go_on.send(()).unwrap();
+    assert!(!told.recv_timeout(DEADLINE).unwrap(), "acknowledged by a writer that is dead");
+    let error = log.written().unwrap_err();
+    assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+}
+
+#[test]
 fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), small()).unwrap();

@@ -130,6 +130,7 @@ impl Writer {
                     group.records.push(Record::Purge(upto));
                     group.done.push(done);
                 }
+                Command::Wait(done) => group.done.push(done),
             }
         }
         group.last = state.closing && state.queue.is_empty();

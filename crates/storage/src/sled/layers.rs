@@ -11,9 +11,14 @@
 //!
 //! The position applied is one of the pairs, so the database always says itself from where the log goes on. A process that
 //! is killed loses at most the two tables, and applies them again from the log.
+//!
+//! The other way round must not happen. A leader may apply what a quorum of others has on disk while its own log still
+//! waits for its disk; killed then, it would come back with a database that is ahead of its log. So a flush begins when
+//! the log is on disk up to where the table is ([`Layers::follow`]), and a database that is ahead all the same means that the
+//! log has lost its end.
 
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,8 +30,8 @@ use super::redo;
 use super::seal;
 use super::store::{Store, caught};
 use super::table::Table;
-use crate::StorageError;
 use crate::chunked::{Chunked, Source};
+use crate::{Log, StorageError};
 
 /// A table this large is flushed. Values that are held twice (a key's newest and its history) count twice, and cost once.
 pub const TABLE_BYTES: usize = 4 << 20;
@@ -53,12 +58,25 @@ pub(super) struct Layers {
     flush: Mutex<Flush>,
     flushed: Condvar,
     table_bytes: usize,
+    /// The log that leads to the content, if there is one.
+    log: OnceLock<Log>,
 }
 
 impl Layers {
     pub(super) fn new(store: Store, table_bytes: usize) -> Layers {
         let tables = Tables { active: Arc::default(), flushing: None, store: Arc::new(store) };
-        Layers { tables: RwLock::new(tables), flush: Mutex::default(), flushed: Condvar::new(), table_bytes }
+        Layers {
+            tables: RwLock::new(tables),
+            flush: Mutex::default(),
+            flushed: Condvar::new(),
+            table_bytes,
+            log: OnceLock::new(),
+        }
+    }
+
+    /// From now on nothing reaches the database that `log` does not have on disk. The first one stays.
+    pub(super) fn follow(&self, log: Log) {
+        self.log.get_or_init(|| log);
     }
 
     pub(super) fn store(&self) -> Arc<Store> {
@@ -177,7 +195,10 @@ impl Layers {
         };
         let Some(table) = table else { return };
         // A panic that took this thread along would leave the writers waiting for a flush that never ends.
-        let flushed = caught(|| flush_into(&table, &store));
+        let flushed = caught(|| {
+            self.log.get().map_or(Ok(()), Log::written).map_err(|error| error.chain())?;
+            flush_into(&table, &store)
+        });
         let mut flush = self.flush.lock();
         match flushed {
             Ok(()) => self.tables.write().flushing = None,
