@@ -44,9 +44,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::callbacks::{As, BEFORE_STOP, Callbacks, Event, Told};
 use crate::config::AgentConfig;
 use crate::error::StartError;
-use crate::execute::{Execution, Leases, chain, stop_for_shutdown};
+use crate::execute::{Execution, Leases, SyncChange, chain, stop_for_shutdown};
 use crate::fence::{Fence, Margin, State, Tell};
 use crate::guard::process::Options;
 use crate::guard::{Layers, layers};
@@ -109,7 +110,9 @@ impl Agent {
         let (stop, stop_rx) = watch::channel(None);
         let (stop_rest, stop_rest_rx) = watch::channel(false);
         let (failed_tx, failed) = watch::channel(None);
-        let shared = Arc::new(Shared::new(config, store, registry, fence, layers, requests_tx));
+        let callbacks =
+            Callbacks::new(config.scripts.clone(), config.scope.clone(), instance.config().run_as);
+        let shared = Arc::new(Shared::new(config, store, registry, fence, layers, callbacks, requests_tx));
         let seen = Arc::new(Seen::default());
 
         let mut background = JoinSet::new();
@@ -127,6 +130,7 @@ impl Agent {
             seen,
             checkpoint: None,
             moving: None,
+            sync_change: SyncChange::default(),
             requests,
             restart_asked: None,
             configured: None,
@@ -136,6 +140,7 @@ impl Agent {
             fenced: None,
             guard_kills: 0,
             chronicle: Chronicle::default(),
+            told: Told::default(),
             marked: None,
         };
         let ticking = tokio::spawn(ticking.run(stop_rx, failed_tx));
@@ -161,9 +166,10 @@ impl Agent {
         }
     }
 
-    /// New tags (`tags` of the file after a reload).
-    pub fn set_tags(&self, tags: Map<String, Value>) {
-        self.shared.set_tags(tags);
+    /// The file was read again: its tags. PostgreSQL reads its own files again too, as it does under Patroni (certificates may have
+    /// changed, or what an operator includes there).
+    pub fn reload(&self, tags: Map<String, Value>) {
+        self.shared.reload(tags);
     }
 
     /// Ends the agent, bounded by `deadline`. A clean hand-over unless `keep_postgres`: PostgreSQL is stopped (`fast`, after
@@ -252,6 +258,7 @@ struct Loop {
     seen: Arc<Seen>,
     checkpoint: Option<JoinHandle<()>>,
     moving: Option<JoinHandle<()>>,
+    sync_change: SyncChange,
     requests: mpsc::Receiver<Request>,
     /// Who asked for the restart that runs.
     restart_asked: Option<oneshot::Sender<Result<(), String>>>,
@@ -269,6 +276,8 @@ struct Loop {
     guard_kills: u64,
     /// What becomes a decision record.
     chronicle: Chronicle,
+    /// What the callbacks know.
+    told: Told,
     /// The timeline that the marker of a primary was last written for.
     marked: Option<TimelineId>,
 }
@@ -303,6 +312,8 @@ impl Loop {
             match how {
                 Some(Stop::Leave) => return,
                 Some(Stop::HandOver(until)) => return self.hand_over(until).await,
+                // Neither is a storm: a decision that got further and wants to be asked again at once, an operation that ended.
+                None if nap.is_zero() || self.slot.has_ended() => {}
                 None => tokio::time::sleep_until(began + SHORTEST).await,
             }
         }
@@ -312,10 +323,13 @@ impl Loop {
     async fn tick(&mut self) -> Result<Duration, Fatal> {
         let began = Instant::now();
         self.take_note_of_fence().await;
-        let operation = self.slot.observe();
-        self.answer_restart(&operation);
-        let look =
-            self.observer.look(&self.shared, &self.instance, operation, &self.leases, &self.seen).await;
+        let mut look = self.look().await;
+        if self.slot.has_ended() {
+            // What was seen is from before the end, or half so: a decision on it would only make the right one wait.
+            look = self.look().await;
+        }
+        let news = self.told.see(&look.observation.instance.process, &look.observation.operation);
+        self.tell(news);
         let policy = look.observation.policy.clone();
         self.introduce(&look).await?;
 
@@ -323,6 +337,7 @@ impl Loop {
         if may_write {
             self.mark_primary(&look);
         } else {
+            self.sync_change.cease();
             self.shared.fence.disarm();
             // What is started next must not meet a guard that still looks for it.
             if let Err(error) = self.shared.layers.settled(DISARMED).await {
@@ -354,7 +369,7 @@ impl Loop {
             Err(failure) => {
                 Metrics::count(&self.shared.metrics.action_failures);
                 self.complain(&chain(&failure));
-                nap = nap.min(AFTER_FAILURE);
+                nap = nap.clamp(SHORTEST, AFTER_FAILURE);
             }
         }
         // After the actions: what is recorded has happened, and nothing waited for it.
@@ -370,6 +385,18 @@ impl Loop {
         self.shared.ticked(patience.max(policy.loop_wait * 2));
         self.shared.has_observed(look.observation);
         Ok(nap)
+    }
+
+    fn tell(&self, news: Option<(Event, As)>) {
+        if let Some((event, role)) = news {
+            self.shared.callbacks.call(event, role);
+        }
+    }
+
+    async fn look(&mut self) -> Look {
+        let operation = self.slot.observe();
+        self.answer_restart(&operation);
+        self.observer.look(&self.shared, &self.instance, operation, &self.leases, &self.seen).await
     }
 
     fn record(&self, record: quorate_ha::Record) {
@@ -390,6 +417,7 @@ impl Loop {
             leases: &mut self.leases,
             checkpoint: &mut self.checkpoint,
             moving: &mut self.moving,
+            sync_change: &mut self.sync_change,
             settings,
             view: look.view(),
             may_write,
@@ -419,6 +447,7 @@ impl Loop {
         let guard = self.shared.layers.status();
         if guard.kills > self.guard_kills {
             self.guard_kills = guard.kills;
+            self.told.fenced();
             let at = guard.killed_at.unwrap_or_else(boottime);
             self.record_fence(Moment(at), Fencer::Guard, guard.margin);
         }
@@ -430,6 +459,7 @@ impl Loop {
         self.shared.metrics.fenced(record.margin());
         // A deadline that passed while there was nothing to stop is no event.
         if record.found || record.requested {
+            self.told.fenced();
             self.record_fence(Moment(record.done), Fencer::Agent, record.margin());
         }
         if self.slot.running().is_some_and(writes) {
@@ -482,16 +512,32 @@ impl Loop {
         }
     }
 
-    /// PostgreSQL's files follow the cluster's configuration. Operations configure for themselves before they begin.
+    /// PostgreSQL's files follow the cluster's configuration, and it reads them again when somebody asks for that. Operations configure
+    /// for themselves before they begin.
     async fn configure(&mut self, look: &Look, settings: &quorate_pg::Settings) {
         let running = matches!(look.observation.instance.process, Process::Running(_));
-        if !running || self.slot.running().is_some() || self.configured.as_ref() == Some(settings) {
+        if !running || self.slot.running().is_some() {
             return;
         }
-        match tokio::time::timeout(CONFIGURE_TIMEOUT, self.instance.configure(settings)).await {
-            Ok(Ok(())) => self.configured = Some(settings.clone()),
-            Ok(Err(error)) => self.complain(&chain(&error)),
-            Err(_) => self.complain("PostgreSQL's configuration was not written in time"),
+        let mut reloaded = false;
+        if self.configured.as_ref() != Some(settings) {
+            match tokio::time::timeout(CONFIGURE_TIMEOUT, self.instance.configure(settings)).await {
+                Ok(Ok(changed)) => {
+                    self.configured = Some(settings.clone());
+                    reloaded = changed;
+                }
+                Ok(Err(error)) => self.complain(&chain(&error)),
+                Err(_) => self.complain("PostgreSQL's configuration was not written in time"),
+            }
+        }
+        if self.shared.take_reload() && !reloaded {
+            match self.instance.reload() {
+                Ok(()) => reloaded = true,
+                Err(error) => self.complain(&chain(&error)),
+            }
+        }
+        if reloaded {
+            self.tell(self.told.reload());
         }
     }
 
@@ -574,9 +620,7 @@ impl Loop {
     /// to expire: a lock is given away only by who knows that nothing writes any more.
     async fn hand_over(&mut self, until: Instant) {
         self.slot.abort().await;
-        let operation = self.slot.observe();
-        let look =
-            self.observer.look(&self.shared, &self.instance, operation, &self.leases, &self.seen).await;
+        let look = self.look().await;
         let policy = look.observation.policy.clone();
         if policy.paused {
             tracing::info!("the cluster is paused: PostgreSQL is left running");
@@ -592,8 +636,11 @@ impl Loop {
         let mut snapshot = (*self.shared.snapshot()).clone();
         snapshot.instance.state = "stopping".into();
         self.shared.publish(snapshot);
-        if self.slot.start(OperationKind::Stop, stop_for_shutdown(self.instance.clone(), may_write)).is_err()
-        {
+        let (shared, instance) = (Arc::clone(&self.shared), self.instance.clone());
+        // Not so long that too little is left for the stop itself.
+        let bound = BEFORE_STOP.min(until.saturating_duration_since(Instant::now()) / 2);
+        let stopping = stop_for_shutdown(shared, instance, may_write, bound);
+        if self.slot.start(OperationKind::Stop, stopping).is_err() {
             return; // it was aborted above, so this cannot be
         }
         let stopped = loop {
@@ -621,18 +668,22 @@ impl Loop {
             );
             self.slot.abort().await;
             self.shared.fence.request().await;
+            let news = self.told.stop();
+            self.tell(news);
+            self.shared.callbacks.started().await;
             return;
         }
+        let news = self.told.stop();
+        self.tell(news);
         self.shared.fence.disarm();
         let _ = self.shared.layers.settled(DISARMED).await; // a guard that does not hear it finds nothing at its deadline
         self.farewell(&settings).await;
+        self.shared.callbacks.started().await;
     }
 
     /// The last words: the lock, and a member key that says "stopped".
     async fn farewell(&mut self, settings: &quorate_pg::Settings) {
-        let operation = self.slot.observe();
-        let look =
-            self.observer.look(&self.shared, &self.instance, operation, &self.leases, &self.seen).await;
+        let look = self.look().await;
         let Some(view) = look.view().cloned() else { return };
         let mut actions = Vec::new();
         if let Some((held, lease)) = view.held().zip(self.leases.primary)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use quorate_pg::BootstrapOptions;
 use serde_json::{Map, Value};
 
+use crate::callbacks::Scripts;
 use crate::guard;
 use crate::watchdog::WatchdogConfig;
 
@@ -49,7 +50,9 @@ pub struct AgentConfig {
     pub guard: GuardConfig,
     /// The watchdog device, which the guard feeds.
     pub watchdog: WatchdogConfig,
-    /// Called by `POST /reload`, after which the caller may hand in new tags with [`crate::Agent::set_tags`].
+    /// Patroni's callbacks, and the scripts around promotions and stops.
+    pub scripts: Scripts,
+    /// Called by `POST /reload`, after which the caller hands in what was read, with [`crate::Agent::reload`].
     pub on_reload: Option<Hook>,
 }
 

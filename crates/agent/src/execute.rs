@@ -17,8 +17,10 @@ use quorate_ha::{Action, ClusterView, Key, LeaseFacts, Moment, StopMode, SystemI
 use quorate_node::clock::boottime;
 use quorate_pg::clone::Progress;
 use quorate_pg::{Instance, Settings};
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
 
+use crate::callbacks::{BEFORE_STOP, ScriptError};
 use crate::error::WriteError;
 use crate::fence::State;
 use crate::guard::layers::Unsettled;
@@ -34,6 +36,8 @@ const REWIND_DEADLINE: Duration = Duration::from_secs(3600);
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
 /// For a move of the store's leadership.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest that commits stand still for a change of the synchronous set before it is put off.
+const SYNC_PATIENCE: Duration = Duration::from_secs(4);
 /// Until the guard process holds a deadline; long enough for one that hangs to be replaced.
 const ARMED: Duration = Duration::from_secs(4);
 /// Until what was done to PostgreSQL shows in its answers.
@@ -59,6 +63,8 @@ pub(crate) struct Execution<'a> {
     pub(crate) checkpoint: &'a mut Option<JoinHandle<()>>,
     /// A move of the store's leadership that is under way: no renewal waits for it.
     pub(crate) moving: &'a mut Option<JoinHandle<()>>,
+    /// A change of `synchronous_standby_names` on a primary.
+    pub(crate) sync_change: &'a mut SyncChange,
     /// What PostgreSQL is to be configured with.
     pub(crate) settings: &'a Settings,
     /// The view that was decided on, if there was one.
@@ -67,6 +73,52 @@ pub(crate) struct Execution<'a> {
     pub(crate) may_write: bool,
     /// For one call of the store.
     pub(crate) timeout: Duration,
+}
+
+/// Changes `synchronous_standby_names` of a running primary beside the loop, one change at a time.
+///
+/// The change stops commits until every walsender has read it, which takes milliseconds, and on a busy machine as long as it takes
+/// until each of them runs. So patience doubles from failure to failure (a machine that is slow needs it), and each failure
+/// is followed by as long a rest (behind a walsender that is stuck, commits go on for half of the time).
+#[derive(Debug, Default)]
+pub(crate) struct SyncChange {
+    /// Aborted with the loop. Whether it succeeded.
+    running: JoinSet<bool>,
+    /// How often in a row it did not.
+    failures: u32,
+}
+
+impl SyncChange {
+    /// There is no primary any more: what a standby has in its file is for the next promotion to say.
+    pub(crate) fn cease(&mut self) {
+        self.running.abort_all();
+        self.failures = 0;
+    }
+
+    /// Begins a change, unless one is under way or rests: it is told how long it may take, and tells whether it succeeded.
+    fn begin<F>(&mut self, wake: &Arc<Notify>, change: impl FnOnce(Duration) -> F)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        match self.running.try_join_next() {
+            Some(Ok(true)) => self.failures = 0,
+            Some(Ok(false)) => self.failures += 1,
+            Some(Err(_)) | None => {}
+        }
+        if !self.running.is_empty() {
+            return;
+        }
+        let patience = (ACTION_DEADLINE * 2_u32.saturating_pow(self.failures)).min(SYNC_PATIENCE);
+        let (change, wake) = (change(patience), Arc::clone(wake));
+        self.running.spawn(async move {
+            let changed = change.await;
+            if !changed {
+                tokio::time::sleep(patience).await;
+            }
+            wake.notify_one();
+            changed
+        });
+    }
 }
 
 /// Why a list of actions ended early.
@@ -156,7 +208,7 @@ impl Execution<'_> {
             // --- leases and the lock
             Action::GrantMemberLease { ttl } => {
                 let lease =
-                    registry.grant(ttl, timeout).await.map_err(write("no member lease was granted"))?;
+                    registry.grant(None, ttl, timeout).await.map_err(write("no member lease was granted"))?;
                 self.leases.member = Some(lease);
                 Ok(())
             }
@@ -260,7 +312,7 @@ impl Execution<'_> {
             Action::StopReceiver => {
                 bounded("stopping the WAL receiver", self.instance.stop_receiver(ACTION_DEADLINE)).await
             }
-            Action::SetSynchronousStandbyNames { names } => {
+            Action::SetSynchronousStandbyNames { names } if !self.may_write => {
                 tracing::info!(names, "setting synchronous_standby_names");
                 bounded(
                     "setting synchronous_standby_names",
@@ -268,9 +320,17 @@ impl Execution<'_> {
                 )
                 .await
             }
-            Action::ConfirmSyncEffective { names } => {
-                let confirm = self.instance.confirm_sync_effective(&names, ACTION_DEADLINE);
-                bounded("confirming synchronous_standby_names", confirm).await.map(drop)
+            Action::SetSynchronousStandbyNames { names } | Action::ConfirmSyncEffective { names } => {
+                let instance = self.instance.clone();
+                self.sync_change.begin(&self.shared.wake, |patience| async move {
+                    tracing::info!(names, "setting synchronous_standby_names, or making sure of it");
+                    let changed = instance.confirm_sync_effective(&names, patience).await;
+                    if let Err(error) = &changed {
+                        tracing::warn!(error = chain(error), "synchronous_standby_names was not changed");
+                    }
+                    changed.is_ok()
+                });
+                Ok(())
             }
             Action::SetSlots { create, drop } => {
                 bounded("setting replication slots", self.instance.set_slots(&create, &drop)).await
@@ -292,8 +352,10 @@ impl Execution<'_> {
             Action::Clone { from, slot } => self.clone_from(&from, slot),
             Action::Rewind { from } => {
                 let (instance, settings) = self.operands();
+                let shared = Arc::clone(self.shared);
                 self.begin(quorate_ha::OperationKind::Rewind, async move {
                     instance.configure(&settings).await?;
+                    before_stop(&shared, &instance, BEFORE_STOP).await?;
                     let rewound = instance.rewind(&from.endpoint, REWIND_DEADLINE).await?;
                     tracing::info!(source = from.name, outcome = ?rewound, "pg_rewind");
                     Ok(())
@@ -318,15 +380,18 @@ impl Execution<'_> {
                     Ok(instance.start_as_primary(&names).await?)
                 })
             }
-            Action::Promote { guard, from, marker } => {
+            Action::Promote { guard, from, marker, slots } => {
                 self.arm_ahead()?;
                 let (instance, _) = self.operands();
                 let (armed, confirm, shared) = (self.armed(), self.confirm(guard), Arc::clone(self.shared));
                 tracing::info!(timeline = from.0, "promoting");
                 self.begin(quorate_ha::OperationKind::Promote, async move {
-                    armed.await?;
-                    confirm.await?;
-                    let promoted = instance.promote(marker).await?;
+                    shared.callbacks.pre_promote().await?;
+                    let permission = async {
+                        armed.await?;
+                        confirm.await
+                    };
+                    let promoted = instance.promote(marker, &slots, permission).await?;
                     Metrics::count(&shared.metrics.promotions);
                     tracing::info!(
                         timeline = promoted.timeline.0,
@@ -336,8 +401,9 @@ impl Execution<'_> {
                 })
             }
             Action::Stop { mode, checkpoint_first } => {
-                let (instance, _) = self.operands();
-                self.begin(quorate_ha::OperationKind::Stop, stop(instance, mode, checkpoint_first))
+                let (shared, (instance, _)) = (Arc::clone(self.shared), self.operands());
+                let stopping = stop(shared, instance, mode, checkpoint_first, BEFORE_STOP);
+                self.begin(quorate_ha::OperationKind::Stop, stopping)
             }
             Action::Restart { guard } => self.restart(guard),
         }
@@ -346,28 +412,15 @@ impl Execution<'_> {
     // --- leases ---------------------------------------------------------------------------------------------------
 
     async fn acquire(&mut self, sync: &KeyGuard, ttl: Duration) -> Result<(), Failure> {
-        let registry = &self.shared.registry;
-        let lease = registry.grant(ttl, self.timeout).await.map_err(write("no primary lease was granted"))?;
-        match registry.acquire(sync, lease.id, self.timeout).await {
-            Ok(()) => {
-                tracing::info!("acquired the leader lock");
-                self.leases.primary = Some(lease);
-                if self.may_write {
-                    self.shared.fence.confirmed(lease.valid_until.0);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                // After an answer in doubt the lock may be ours, and then the next decision adopts it. After a lost compare
-                // the fresh lease is of no use; should the revocation fail too, it expires.
-                if let WriteError::GuardFailed = error
-                    && let Err(error) = registry.revoke(lease.id, self.timeout).await
-                {
-                    tracing::debug!(%error, "an unused lease is left to expire");
-                }
-                Err(write("the leader lock was not acquired")(error))
-            }
+        // After an answer in doubt the lock may be ours, and then the next decision adopts it.
+        let lease = self.shared.registry.acquire(sync, ttl, self.timeout).await;
+        let lease = lease.map_err(write("the leader lock was not acquired"))?;
+        tracing::info!("acquired the leader lock");
+        self.leases.primary = Some(lease);
+        if self.may_write {
+            self.shared.fence.confirmed(lease.valid_until.0);
         }
+        Ok(())
     }
 
     pub(crate) async fn renew_primary(&mut self, lease: LeaseId) -> Result<(), Failure> {
@@ -505,8 +558,10 @@ impl Execution<'_> {
             Initialize::Claimed => None,
         });
         let (source, endpoint): (String, Endpoint) = (from.name.clone(), from.endpoint.clone());
+        let shared = Arc::clone(self.shared);
         self.begin(quorate_ha::OperationKind::Clone, async move {
             instance.configure(&settings).await?;
+            before_stop(&shared, &instance, BEFORE_STOP).await?;
             instance.stop(StopMode::Fast).await?;
             tracing::info!(source, "bootstrap from leader '{source}': cloning");
             let meter = Meter::new();
@@ -525,8 +580,10 @@ impl Execution<'_> {
             }
             None => None,
         };
+        let shared = Arc::clone(self.shared);
         self.begin(quorate_ha::OperationKind::Restart, async move {
             instance.configure(&settings).await?;
+            before_stop(&shared, &instance, BEFORE_STOP).await?;
             if let Some((armed, before, after)) = confirm {
                 armed.await?;
                 before.await?;
@@ -540,16 +597,38 @@ impl Execution<'_> {
 }
 
 /// Stops, for a shutdown of the agent.
-pub(crate) async fn stop_for_shutdown(instance: Instance, checkpoint_first: bool) -> Result<(), String> {
-    stop(instance, StopMode::Fast, checkpoint_first).await.map_err(|error| chain(&error))
+pub(crate) async fn stop_for_shutdown(
+    shared: Arc<Shared>,
+    instance: Instance,
+    checkpoint_first: bool,
+    bound: Duration,
+) -> Result<(), String> {
+    let stopping = stop(shared, instance, StopMode::Fast, checkpoint_first, bound);
+    stopping.await.map_err(|error| chain(&error))
 }
 
-/// Stops, after a checkpoint that shortens the shutdown. A failed checkpoint is no reason not to stop.
-async fn stop(instance: Instance, mode: StopMode, checkpoint_first: bool) -> Result<(), OperationError> {
+/// Stops, after a checkpoint that shortens the shutdown, and after `before_stop`, within `bound`. A failed checkpoint is no reason not
+/// to stop.
+async fn stop(
+    shared: Arc<Shared>,
+    instance: Instance,
+    mode: StopMode,
+    checkpoint_first: bool,
+    bound: Duration,
+) -> Result<(), OperationError> {
     if checkpoint_first && let Err(error) = instance.checkpoint(CHECKPOINT_DEADLINE).await {
         tracing::warn!(error = chain(&error), "the checkpoint before the stop failed");
     }
+    before_stop(&shared, &instance, bound).await?;
     Ok(instance.stop(mode).await?)
+}
+
+/// The operator's script, if there is something to stop.
+async fn before_stop(shared: &Shared, instance: &Instance, bound: Duration) -> Result<(), OperationError> {
+    if instance.runs()? {
+        shared.callbacks.before_stop(bound).await;
+    }
+    Ok(())
 }
 
 /// Why an operation failed.
@@ -559,6 +638,8 @@ enum OperationError {
     Lock(#[source] WriteError),
     #[error("PostgreSQL may not write, because it could not be stopped in time")]
     Layers(#[source] Unsettled),
+    #[error("no promotion")]
+    Script(#[from] ScriptError),
     #[error(transparent)]
     Instance(#[from] quorate_pg::Error),
 }
@@ -642,5 +723,36 @@ impl Meter {
             "cloning: {} MiB, {percent} %, {rate} MiB/s",
             progress.done_bytes >> 20
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_of_the_set_that_fails_rests_and_then_has_more_time() {
+        let (mut change, wake) = (SyncChange::default(), Arc::new(Notify::new()));
+        let given = Arc::new(Mutex::new(Vec::new()));
+        let begin = |change: &mut SyncChange, succeeds: bool| {
+            let given = Arc::clone(&given);
+            change.begin(&wake, |patience| async move {
+                given.lock().unwrap().push(patience);
+                succeeds
+            });
+        };
+        begin(&mut change, false);
+        while given.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        begin(&mut change, false); // in vain: it rests
+        wake.notified().await;
+        begin(&mut change, true);
+        wake.notified().await;
+        begin(&mut change, true);
+        wake.notified().await;
+        assert_eq!(*given.lock().unwrap(), [ACTION_DEADLINE, ACTION_DEADLINE * 2, ACTION_DEADLINE]);
     }
 }

@@ -7,7 +7,7 @@
 //!   watch      wakes the loop, dates the lock's end    exit      wakes the loop when the postmaster is gone
 //!   rest       health checks, status, admin            snapshot  a look in Patroni's words
 //!   guard      the process below the fence             watchdog  the device below the guard
-//!   chronicle  decision records on their way to the store
+//!   chronicle  decision records on their way to the store          callbacks the operator's programs are told
 //! ```
 //!
 //! What is absent: no decision (that is `ha`), no knowledge of how PostgreSQL is driven (that is `pg`), no keep-alive task:
@@ -15,6 +15,7 @@
 //! PostgreSQL to stop.
 
 mod agent;
+pub mod callbacks;
 mod chronicle;
 pub mod config;
 pub mod error;

@@ -56,6 +56,14 @@ impl Slot {
         }
     }
 
+    /// One has ended and [`Slot::observe`] has not told it yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.state {
+            State::Running { end, .. } => end.lock().is_some(),
+            State::Idle | State::Finished { .. } => false,
+        }
+    }
+
     /// Starts an operation.
     ///
     /// # Errors
@@ -155,11 +163,14 @@ mod tests {
             .unwrap();
         assert!(matches!(slot.observe(), OperationFacts::Running { kind: OperationKind::Clone, .. }));
         assert_eq!(slot.start(OperationKind::Stop, async { Ok(()) }), Err(OperationKind::Clone));
+        assert!(!slot.has_ended());
         finish.send(()).unwrap();
         wake.notified().await;
+        assert!(slot.has_ended(), "there is an end to be told");
         let OperationFacts::Finished { kind, outcome, .. } = slot.observe() else {
             panic!("woken before the end")
         };
+        assert!(!slot.has_ended(), "it has been told");
         assert_eq!((kind, outcome), (OperationKind::Clone, Outcome::Succeeded));
     }
 

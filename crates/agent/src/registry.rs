@@ -26,8 +26,8 @@ use quorate_ha::cluster::{
 };
 use quorate_ha::{ClusterView, Key, Keys, LeaseFacts, Moment};
 use quorate_node::clock::boottime;
-use quorate_node::{Handle, ReadError};
-use quorate_state::{KeyValue, Range};
+use quorate_node::{Handle, ProposeError, ReadError};
+use quorate_state::{KeyValue, Range, Rejection};
 
 use crate::error::WriteError;
 use crate::txn::{Guarded, classify, revoke};
@@ -117,10 +117,16 @@ impl Registry {
 
     // --- leases ---------------------------------------------------------------------------------------------------
 
-    /// A fresh lease, valid from the moment before it was asked for.
-    pub(crate) async fn grant(&self, ttl: Duration, timeout: Duration) -> Result<LeaseFacts, WriteError> {
+    /// A fresh lease, valid from the moment before it was asked for; `id` where the caller has chosen one.
+    pub(crate) async fn grant(
+        &self,
+        id: Option<LeaseId>,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseFacts, WriteError> {
         let sent = boottime();
-        let grant = tokio::time::timeout(timeout, self.handle.grant_lease(None, ttl, timeout)).await;
+        let grant = self.handle.grant_lease(id.map(|id| id.0), ttl, timeout);
+        let grant = tokio::time::timeout(timeout, grant).await;
         let id = grant.unwrap_or(Err(quorate_node::ProposeError::Indeterminate)).map_err(classify)?;
         Ok(LeaseFacts { id: LeaseId(id), valid_until: Moment(sent + ttl) })
     }
@@ -145,19 +151,36 @@ impl Registry {
 
     // --- the lock -------------------------------------------------------------------------------------------------
 
-    /// `/leader` = us, if there is none and `/sync` is as judged.
+    /// `/leader` = us on a fresh lease, if there is none and `/sync` is as judged. The transaction does not wait for the grant: it
+    /// is refused without the lease, so where it has overtaken the grant it is sent again. After a lost compare nothing is left
+    /// but a lease that expires, should its revocation fail.
     pub(crate) async fn acquire(
         &self,
         sync: &KeyGuard,
-        lease: LeaseId,
+        ttl: Duration,
         timeout: Duration,
-    ) -> Result<(), WriteError> {
-        self.as_observed(&Key::Sync, sync)
-            .and_unchanged(&self.leader(), None)
-            .put(&self.leader(), self.name.clone(), lease.0)
-            .commit(&self.handle, timeout)
-            .await
-            .map(drop)
+    ) -> Result<LeaseFacts, WriteError> {
+        let id = LeaseId(fastrand::i64(1..));
+        let lock = self.as_observed(&Key::Sync, sync).and_unchanged(&self.leader(), None).put(
+            &self.leader(),
+            self.name.clone(),
+            id.0,
+        );
+        let granting = self.grant(Some(id), ttl, timeout);
+        let (lease, taken) = tokio::join!(granting, lock.clone().commit(&self.handle, timeout));
+        let lease = lease?;
+        let taken = match taken {
+            Err(WriteError::Refused(ProposeError::Rejected(Rejection::LeaseNotFound))) => {
+                lock.commit(&self.handle, timeout).await
+            }
+            taken => taken,
+        };
+        if let Err(WriteError::GuardFailed) = taken
+            && let Err(error) = self.revoke(id, timeout).await
+        {
+            tracing::debug!(%error, "an unused lease is left to expire");
+        }
+        taken.map(|_| lease)
     }
 
     /// The lock is ours at this instant, says a quorum (S6).

@@ -1,7 +1,7 @@
 //! What the loop and the REST API share. The loop writes, the API reads; the API's wishes go to the loop as requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -11,6 +11,7 @@ use quorate_node::clock::boottime;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::callbacks::Callbacks;
 use crate::chronicle::Desk;
 use crate::config::AgentConfig;
 use crate::fence::Fence;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     /// What is told of the fence's deadlines: the guard process, the watchdog device.
     pub(crate) layers: Layers,
     pub(crate) metrics: Metrics,
+    pub(crate) callbacks: Callbacks,
     pub(crate) evidence: Evidence,
     /// Decision records on their way to the store.
     pub(crate) desk: Desk,
@@ -48,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Arc<Notify>,
     pub(crate) requests: mpsc::Sender<Request>,
     tags: RwLock<Map<String, Value>>,
+    /// The file was read again, and PostgreSQL has not been told yet.
+    reload: AtomicBool,
     snapshot: RwLock<Arc<Snapshot>>,
     observed: RwLock<Option<Arc<Observation>>>,
     /// Until when the loop counts as alive, in milliseconds since boot.
@@ -61,6 +65,7 @@ impl Shared {
         registry: Registry,
         fence: Fence,
         layers: Layers,
+        callbacks: Callbacks,
         requests: mpsc::Sender<Request>,
     ) -> Shared {
         let tags = RwLock::new(config.tags.clone());
@@ -73,11 +78,13 @@ impl Shared {
             fence,
             layers,
             metrics: Metrics::default(),
+            callbacks,
             evidence: Evidence::default(),
             desk: Desk::default(),
             wake: Arc::new(Notify::new()),
             requests,
             tags,
+            reload: AtomicBool::new(false),
             snapshot: RwLock::new(Arc::new(snapshot)),
             observed: RwLock::new(None),
             alive_until_ms: AtomicU64::new(0),
@@ -96,9 +103,15 @@ impl Shared {
         self.tags.read().clone()
     }
 
-    pub(crate) fn set_tags(&self, tags: Map<String, Value>) {
+    pub(crate) fn reload(&self, tags: Map<String, Value>) {
         *self.tags.write() = tags;
+        self.reload.store(true, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// Was a reload asked for since this was last asked?
+    pub(crate) fn take_reload(&self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {

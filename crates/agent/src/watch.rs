@@ -85,13 +85,7 @@ fn judge(event: &Event, keys: &Keys, members: &mut BTreeMap<String, MemberRecord
             let text = String::from_utf8_lossy(&event.kv.value);
             match MemberRecord::parse(&text) {
                 Ok(record) if !event.delete => {
-                    let record = MemberRecord {
-                        xlog_location: None,
-                        receive_lsn: None,
-                        replay_lsn: None,
-                        wal_start: None,
-                        ..record
-                    };
+                    let record = record.without_positions();
                     members.get(&name) != Some(&record) && {
                         members.insert(name, record);
                         true

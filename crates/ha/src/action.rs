@@ -120,8 +120,8 @@ pub enum Action {
         /// The document.
         record: MemberRecord,
     },
-    /// Grant a primary lease, then create `/leader` = name on it, in one transaction that compares: the leader key
-    /// does not exist, and `/sync` is as judged. On success the primary lease is (id, moment before the grant + ttl);
+    /// Grant a primary lease and create `/leader` = name on it, in one transaction that compares: the leader key does not exist,
+    /// and `/sync` is as judged. (It need not wait for the grant: without the lease the store refuses it.) On success the primary lease is (id, moment before the grant + ttl);
     /// a lost compare revokes the fresh lease and ends the list.
     AcquireLock {
         /// `/sync` as judged.
@@ -258,13 +258,13 @@ pub enum Action {
     /// Clear `primary_conninfo`, reload, and wait (bounded by the probe deadline) until the WAL receiver is gone.
     StopReceiver,
     /// Set `synchronous_standby_names` (persistently, by Quorate's configuration file) and reload. Valid on a standby
-    /// too: a promotion then starts under it.
+    /// too: a promotion then starts under it. On a primary it is begun, and shows when it is done, as for the next action.
     SetSynchronousStandbyNames {
         /// The value; empty: asynchronous.
         names: String,
     },
     /// Make sure that no walsender and no backend acknowledges under another value than `names`, then read the WAL
-    /// insert position. On success it shows in [`crate::facts::PrimaryFacts::sync_effective`].
+    /// insert position: begun beside the loop. On success it shows in [`crate::facts::PrimaryFacts::sync_effective`].
     ConfirmSyncEffective {
         /// The value that must be in effect.
         names: String,
@@ -311,7 +311,8 @@ pub enum Action {
         /// `synchronous_standby_names` to start under.
         names: String,
     },
-    /// Re-check the lock by a transaction (S6), write the marker, `pg_promote`, wait until it is out of recovery.
+    /// Re-check the lock by a transaction (S6), write the marker, `pg_promote`, wait until it is out of recovery. Meanwhile the slots
+    /// are made: one that cannot be is no failure.
     Promote {
         /// The lock.
         guard: LockGuard,
@@ -319,6 +320,8 @@ pub enum Action {
         from: TimelineId,
         /// What the marker says from then on: [`crate::facts::Initialised::was_primary_on`].
         marker: TimelineId,
+        /// The slots that the others will attach by, and that are not there yet.
+        slots: BTreeSet<String>,
     },
     /// Stop PostgreSQL.
     Stop {

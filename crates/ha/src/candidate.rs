@@ -39,6 +39,7 @@ use crate::context::{Context, Holding, SOON};
 use crate::facts::{Lsn, Moment, OperationKind, Position, Receiver, Running, StandbyFacts};
 use crate::policy::SynchronousMode;
 use crate::rejoin;
+use crate::slots;
 use crate::switchover;
 use crate::sync::{self, Choice};
 use crate::timeline;
@@ -385,12 +386,10 @@ pub(crate) fn promote(context: &Context<'_>, running: &Running, standby: &Standb
     // Before the promotion: its first commit waits for its first set.
     actions.push(Action::SetSynchronousStandbyNames { names });
     let marker = timeline::marker(context, running.timeline);
-    actions.push(Action::Promote { guard, from: running.timeline, marker });
+    let slots = slots::missing(context, running);
+    actions.push(Action::Promote { guard, from: running.timeline, marker, slots });
     let reason = "promoted self to leader by acquiring session lock";
-    let fresh = context.o.primary_lease.is_some_and(|lease| {
-        lease.valid_until.since(context.now) + context.policy.loop_wait > context.policy.ttl
-    });
-    if !fresh {
+    if !context.as_good_as_new(context.o.primary_lease) {
         return context.tick(actions, reason).within(SOON);
     }
     // The lease is as good as new, and every round trip before the promotion is one without a primary.

@@ -12,7 +12,7 @@ use crate::facts::{
     DataDirectory, Endpoint, Initialised, Moment, OperationFacts, OperationKind, Outcome, Position, Process,
     Receiver, Role, Running, StandbyFacts, TimelineId,
 };
-use crate::observation::Observation;
+use crate::observation::{LeaseFacts, Observation};
 use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::slots;
@@ -186,10 +186,17 @@ impl<'o> Context<'o> {
         let Some(lease) = self.o.member_lease else {
             return vec![Action::GrantMemberLease { ttl: self.policy.ttl }];
         };
-        let mut actions = vec![Action::RenewMemberLease { lease: lease.id, ttl: self.policy.ttl }];
+        // What happens wakes everybody, several times in a row: a lease that was renewed a moment ago needs no renewal, and positions
+        // that were told a moment ago need not be told again.
+        let just_now = lease.valid_until.since(self.now) + self.policy.loop_wait / 2 > self.policy.ttl;
+        let renewal = Action::RenewMemberLease { lease: lease.id, ttl: self.policy.ttl };
+        let mut actions: Vec<Action> = (!just_now).then_some(renewal).into_iter().collect();
         let record = self.record();
-        let published = self.view.members.get(self.me);
-        if published.is_none_or(|key| key.value != record || key.lease != Some(lease.id)) {
+        let published = self.view.members.get(self.me).filter(|key| key.lease == Some(lease.id));
+        let same = published.is_some_and(|key| {
+            key.value == record || just_now && key.value.without_positions() == record.without_positions()
+        });
+        if !same {
             actions.push(Action::PublishMember { lease: lease.id, record });
         }
         actions
@@ -240,11 +247,12 @@ impl<'o> Context<'o> {
             (Process::Stopped, _) => MemberState::Stopped,
         };
         // Neither a stall nor a planned stop takes the role away: standbys would stop to receive, and what is written last
-        // would not reach them.
+        // would not reach them. Nor its end, before the lock is released: they would be busy with that when it is.
         let busy = match self.o.instance.process {
             Process::Unresponsive { .. } | Process::Stopping { .. } => true,
             Process::Starting { as_standby, .. } => !as_standby,
-            Process::Stopped | Process::Running(_) => false,
+            Process::Stopped => matches!(self.underway(), Some((OperationKind::Stop, _))),
+            Process::Running(_) => false,
         };
         if busy
             && matches!(self.holding, Holding::Mine { .. })
@@ -320,12 +328,21 @@ impl<'o> Context<'o> {
         Decision { actions: all, reason: Reason::new(reason), wake }
     }
 
-    /// As [`Context::idle`], with what others wait for before what only keeps us known. For actions that are done in a moment: a list
-    /// ends at its first failure, and the member lease must not expire behind one that hangs.
+    /// As [`Context::idle`], with what others wait for before what only keeps us known, which is left to the next tick while the
+    /// member lease is as good as new. For actions that are done in a moment: a list ends at its first failure, and the member
+    /// lease must not expire behind one that hangs.
     pub(crate) fn first(&self, action: Action, reason: impl Into<String>) -> Decision {
         let mut decision = self.idle(Vec::new(), reason);
+        if self.as_good_as_new(self.o.member_lease) {
+            decision.actions.clear();
+        }
         decision.actions.insert(0, action);
         decision
+    }
+
+    /// Renewed no longer ago than a nap: to renew it now would cost a round trip and gain nothing.
+    pub(crate) fn as_good_as_new(&self, lease: Option<LeaseFacts>) -> bool {
+        lease.is_some_and(|lease| lease.valid_until.since(self.now) + self.policy.loop_wait > self.policy.ttl)
     }
 
     /// Fence, before anything else.

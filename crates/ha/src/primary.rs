@@ -68,6 +68,11 @@ fn holder(context: &Context<'_>, guard: LockGuard, running: &Running, primary: &
         let slots = if fresh { slots::wanted(context, running) } else { None };
         let mut decision = context.tick(Vec::new(), "promoted: writing the history of the cluster");
         decision.actions.retain(|action| !matches!(action, Action::PublishMember { .. }));
+        // The first commit waits for a standby that waits for this.
+        let leases = [context.o.primary_lease, context.o.member_lease];
+        if leases.into_iter().all(|lease| context.as_good_as_new(lease)) {
+            decision.actions.clear();
+        }
         decision.actions.extend(slots);
         decision.actions.push(write);
         // A list ends at its first failure: nothing is announced that is not written.

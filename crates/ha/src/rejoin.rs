@@ -140,6 +140,11 @@ fn alone(context: &Context<'_>, data: &Initialised) -> Decision {
         return context
             .idle(Vec::new(), "waiting for a leader to rewind from: I was primary on an old timeline");
     }
+    // Once the heir has the lock, its promotion is waited for anyhow; a start in between would only be in its way.
+    if let Some((heir, left)) = switchover::handed_over(context) {
+        let reason = format!("waiting for {heir} to take the leader lock: it was released to it");
+        return context.idle(Vec::new(), reason).within(left);
+    }
     start(context, "starting as a standby, nobody holds the leader lock")
 }
 

@@ -34,11 +34,8 @@ pub(crate) fn wanted(context: &Context<'_>, running: &Running) -> Option<Action>
     if !context.policy.use_slots {
         return None;
     }
-    let have: BTreeSet<&str> = running.slots.iter().map(|slot| slot.name.as_str()).collect();
-    let members =
-        || context.view.members.keys().filter(|member| *member != context.me).map(|member| name(member));
-    let create: BTreeSet<String> = members().filter(|slot| !have.contains(slot.as_str())).collect();
-    let kept: BTreeSet<String> = members().collect();
+    let create = missing(context, running);
+    let kept: BTreeSet<String> = members(context).collect();
     let left = context
         .o
         .missing
@@ -47,6 +44,18 @@ pub(crate) fn wanted(context: &Context<'_>, running: &Running) -> Option<Action>
     let gone = left.map(|(member, _)| name(member)).chain([name(context.me)]);
     let drop = idle(running, gone.filter(|slot| !kept.contains(slot)).collect());
     (!create.is_empty() || !drop.is_empty()).then_some(Action::SetSlots { create, drop })
+}
+
+/// Those of other members that are not there, where slots are used.
+pub(crate) fn missing(context: &Context<'_>, running: &Running) -> BTreeSet<String> {
+    let have: BTreeSet<&str> = running.slots.iter().map(|slot| slot.name.as_str()).collect();
+    let members = members(context).filter(|_| context.policy.use_slots);
+    members.filter(|slot| !have.contains(slot.as_str())).collect()
+}
+
+/// Of every other member that is here.
+fn members(context: &Context<'_>) -> impl Iterator<Item = String> {
+    context.view.members.keys().filter(|member| *member != context.me).map(|member| name(member))
 }
 
 /// On a standby: the slots from the time when we were primary. Nobody streams from here, nothing moves them, and each of them

@@ -29,8 +29,18 @@ fn due<'o>(context: &Context<'o>) -> Option<&'o Versioned<FailoverRequest>> {
 
 /// On the running primary: Some if a request decides this tick.
 pub(crate) fn requested(context: &Context<'_>, primary: &PrimaryFacts) -> Option<Decision> {
+    let clear = |key| vec![Action::ClearFailoverRequest { guard: KeyGuard::of(Some(key)) }];
+    let old = |key: &&Versioned<FailoverRequest>| match context.holding {
+        Holding::Mine { held, .. } => key.mod_revision < held.create_revision && !key.value.is_empty(),
+        Holding::Unadopted(_) | Holding::Other(_) | Holding::Absent { .. } => false,
+    };
+    // It was asked of whoever held the lock then, and was tried, or overtaken. As Patroni has it: a leader who is back because its
+    // candidate could not be promoted does not step down once more.
+    if let Some(old) = context.view.failover.as_ref().filter(old) {
+        return Some(context.tick(clear(old), "cleaning up failover key after acquiring the leader lock"));
+    }
     let request = due(context)?;
-    let clear = || vec![Action::ClearFailoverRequest { guard: KeyGuard::of(Some(request)) }];
+    let clear = || clear(request);
     let FailoverRequest { leader, member, .. } = &request.value;
     if let Some(leader) = leader.as_deref().filter(|leader| *leader != context.me) {
         return Some(context.tick(
@@ -130,6 +140,17 @@ pub(crate) fn stopped(context: &Context<'_>, data: &Initialised) -> Option<Decis
     });
     let reason = "switchover: PostgreSQL is stopped, released the leader lock";
     Some(context.first(Action::ReleaseLock { guard, status }, reason))
+}
+
+/// Nobody holds the lock, and it was released with the end of everything to somebody else who may still take it: who that is, and
+/// for how long it has the right of way.
+pub(crate) fn handed_over<'o>(context: &Context<'o>) -> Option<(&'o str, Duration)> {
+    let Holding::Absent { since_revision, since } = context.holding else { return None };
+    let released = context.view.status.as_ref().is_some_and(|status| status.mod_revision == since_revision);
+    let named = due(context)?.value.member.as_deref()?;
+    let (heir, _) = context.others().find(|(name, _)| released && *name == named)?;
+    let left = candidate::CANDIDATE_PATIENCE.checked_sub(context.now.since(since))?;
+    (!left.is_zero()).then_some((heir, left))
 }
 
 /// On a running standby while nobody holds the lock: Some if it was released to this node, and nothing is missing here.

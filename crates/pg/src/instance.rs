@@ -121,11 +121,11 @@ impl Instance {
     }
 
     /// Remembers `settings` for every later start, clone and rewind; if the data directory is initialised, writes its
-    /// configuration files, and reloads a running server if one changed.
+    /// configuration files, and reloads a running server if one changed: true.
     ///
     /// # Errors
     /// A file could not be written, or a value cannot be.
-    pub async fn configure(&self, settings: &Settings) -> Result<(), Error> {
+    pub async fn configure(&self, settings: &Settings) -> Result<bool, Error> {
         for (name, value) in &settings.parameters {
             for text in [name, value] {
                 printable(&format!("parameter {name:?}"), text)
@@ -133,10 +133,11 @@ impl Instance {
             }
         }
         self.inner.settings.lock().clone_from(settings);
-        if conf::write(self.config(), settings)? {
+        let changed = conf::write(self.config(), settings)?;
+        if changed {
             self.reload()?;
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// `initdb` beside, rename, configure, start read-write without synchronous standbys, create the roles. Only on a missing or

@@ -68,8 +68,10 @@ use crate::files;
 const GRACE: Duration = Duration::from_millis(100);
 /// Between two scans of a fence.
 const SCAN_PAUSE: Duration = Duration::from_millis(1);
-/// Between two looks at a server that starts or stops.
+/// Between two looks at a server that starts.
 const POLL: Duration = Duration::from_millis(10);
+/// Between two looks at a server that stops: a successor waits for it, and it is one process that is looked at.
+const STOP_POLL: Duration = Duration::from_millis(2);
 /// `pg_ctl start -W` only forks.
 const SPAWN_DEADLINE: Duration = Duration::from_secs(10);
 /// An immediate stop that takes longer is finished by a fence (the postmaster itself gives its children 5 s).
@@ -605,7 +607,13 @@ pub(crate) async fn stop(
     };
     signal(dir, word)?;
     let begun = boottime();
-    while !members(dir)?.is_empty() {
+    let target = Target::new(dir)?;
+    let postmaster = match running(dir)? {
+        Running::Server(postmaster) => Some(postmaster.pid),
+        Running::Orphans | Running::Nothing => None,
+    };
+    // The postmaster goes last: the table of all processes is read when it has gone.
+    while postmaster.is_some_and(|pid| target.member(pid).is_some()) || !members(dir)?.is_empty() {
         let waited = boottime().saturating_sub(begun);
         if waited > patience {
             return match mode {
@@ -620,7 +628,7 @@ pub(crate) async fn stop(
                 }
             };
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(STOP_POLL).await;
     }
     Ok(())
 }

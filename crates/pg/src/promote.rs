@@ -5,6 +5,8 @@
 //! PostgreSQL's choice, and of several that nobody ever heard of the first one counts. The checkpoint that others wait for before they rewind is a call of its own
 //! ([`Instance::checkpoint`]): it may take long, and writes are possible before.
 
+use std::collections::BTreeSet;
+use std::future::Future;
 use std::time::Duration;
 
 use quorate_ha::facts::{Fork, TimelineId};
@@ -16,9 +18,11 @@ use crate::session::Session;
 use crate::standby::nonsense;
 
 /// Between two looks at a server that leaves recovery.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(2);
 /// For one look.
 const LOOK: Duration = Duration::from_secs(5);
+/// A promotion that is over waits no longer for slots: its end opens the way for writes, and a slot can be made after it.
+const SLOTS: Duration = Duration::from_millis(100);
 
 /// How a promotion ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,31 +34,69 @@ pub struct Promoted {
 }
 
 impl Instance {
-    /// Writes `marker`, promotes, waits until the server is out of recovery. On a primary it only tells its timeline.
+    /// Writes `marker`, promotes, waits until the server is out of recovery; meanwhile makes `slots`, as far as they can be made. On
+    /// a primary it only tells its timeline. Nothing is changed before `permission` is given; what needs none (a connection, a
+    /// look) is done while it is asked for.
     ///
     /// # Errors
-    /// [`Error::StillBusy`] after `pg_ctl_timeout`: the promotion goes on. Other errors: it may have happened, probe.
-    pub async fn promote(&self, marker: TimelineId) -> Result<Promoted, Error> {
+    /// [`Error::StillBusy`] after `pg_ctl_timeout`: the promotion goes on. The error of `permission`: nothing has happened. Others: it
+    /// may have, probe.
+    pub async fn promote<E: From<Error>>(
+        &self,
+        marker: TimelineId,
+        slots: &BTreeSet<String>,
+        permission: impl Future<Output = Result<(), E>>,
+    ) -> Result<Promoted, E> {
         const WHAT: &str = "promote";
+        const RECOVERY: &str = "SELECT pg_is_in_recovery()";
         let patience = self.config().pg_ctl_timeout;
-        let session = Session::local(self.config(), LOOK).await?;
-        if session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?.as_deref() == Some("t") {
-            self.mark_primary(marker)?;
-            // false: an earlier request is still under way.
-            session.query(WHAT, "SELECT pg_promote(false)", LOOK).await?;
-            // No reload: the promotion ends the receiver, and a later life of this server begins without an upstream.
-            crate::standby::write_upstream(self.config(), None, None)?;
-        }
-        let waiting = async {
-            while session.value(WHAT, "SELECT pg_is_in_recovery()", LOOK).await?.as_deref() != Some("f") {
-                tokio::time::sleep(POLL).await;
-            }
-            Ok(())
+        let looking = async {
+            let session = Session::local(self.config(), LOOK).await.map_err(Error::from)?;
+            let found = session.value(WHAT, RECOVERY, LOOK).await.map_err(Error::from)?;
+            Ok((session, found.as_deref() == Some("t")))
         };
-        tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| {
-            let path = self.config().data_dir.clone();
-            Err(Error::StillBusy { path, doing: "promoting", waited: patience })
-        })?;
+        let ((), (session, in_recovery)) = tokio::try_join!(permission, looking)?;
+        let promoting = async {
+            if in_recovery {
+                self.mark_primary(marker)?;
+                // false: an earlier request is still under way.
+                session.query(WHAT, "SELECT pg_promote(false)", LOOK).await?;
+                // No reload: the promotion ends the receiver, and a later life of this server begins without an upstream.
+                crate::standby::write_upstream(self.config(), None, None)?;
+            }
+            let making = async {
+                if in_recovery && let Err(error) = self.set_slots(slots, &BTreeSet::new()).await {
+                    let error = crate::data_dir::sentence(&error);
+                    tracing::warn!(error, "slots were not made during the promotion");
+                }
+            };
+            let waiting = async {
+                while session.value(WHAT, RECOVERY, LOOK).await?.as_deref() != Some("f") {
+                    tokio::time::sleep(POLL).await;
+                }
+                Ok::<(), Error>(())
+            };
+            tokio::pin!(making, waiting);
+            let over = tokio::time::timeout(patience, async {
+                tokio::select! {
+                    () = &mut making => waiting.await,
+                    over = &mut waiting => {
+                        let _ = tokio::time::timeout(SLOTS, making).await;
+                        over
+                    }
+                }
+            });
+            over.await.unwrap_or_else(|_| {
+                let path = self.config().data_dir.clone();
+                Err(Error::StillBusy { path, doing: "promoting", waited: patience })
+            })?;
+            self.promoted(&session).await
+        };
+        promoting.await.map_err(E::from)
+    }
+
+    async fn promoted(&self, session: &Session) -> Result<Promoted, Error> {
+        const WHAT: &str = "which timeline it was promoted to";
         let name = session
             .value(WHAT, "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)", LOOK)
             .await?

@@ -5,13 +5,16 @@ use std::net::ToSocketAddrs as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use quorate_agent::callbacks::Scripts;
 use quorate_agent::config::{MARGIN, STOP_BUDGET};
 use quorate_agent::watchdog::{self, WatchdogConfig};
 use quorate_agent::{AgentConfig, GuardConfig, Hook, RestConfig, guard};
 use quorate_ha::facts::Endpoint;
 use quorate_pg::{BootstrapOptions, Instance, InstanceConfig, RunAs};
 
-use crate::config::settings::{Credentials, HostPort, LayerMode, SafetyMargin, Settings, Watchdog};
+use crate::config::settings::{
+    Callbacks, CommandLine, Credentials, HostPort, LayerMode, Postgresql, SafetyMargin, Settings, Watchdog,
+};
 use crate::process::chain;
 
 /// The local PostgreSQL, as `pg` wants to know it.
@@ -84,7 +87,22 @@ pub fn agent_config(settings: &Settings, on_reload: Hook) -> AgentConfig {
         watchdog: watchdog_config(&settings.watchdog),
         stop_budget: STOP_BUDGET,
         margin: MARGIN,
+        scripts: scripts(&settings.postgresql),
         on_reload: Some(on_reload),
+    }
+}
+
+fn scripts(postgresql: &Postgresql) -> Scripts {
+    let words = |command: &Option<CommandLine>| command.as_ref().map(|command| command.words.clone());
+    let Callbacks { on_start, on_stop, on_restart, on_reload, on_role_change } = &postgresql.callbacks;
+    Scripts {
+        on_start: words(on_start),
+        on_stop: words(on_stop),
+        on_restart: words(on_restart),
+        on_reload: words(on_reload),
+        on_role_change: words(on_role_change),
+        pre_promote: words(&postgresql.pre_promote),
+        before_stop: words(&postgresql.before_stop),
     }
 }
 

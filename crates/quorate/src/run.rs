@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start   check (programs, user, ports) ─► voter ─► client port ─► agent (REST, fence, loop) ─► READY
-//!   SIGHUP  the file is read again; tags take effect, everything else waits for the next start
+//!   SIGHUP  the file is read again, and PostgreSQL reads its own; tags take effect, everything else waits for the next start
 //!   stop    agent: PostgreSQL stops, lock released ─► client port ─► voter: leadership handed over
 //! ```
 //!
@@ -152,7 +152,7 @@ fn read_again(settings: &Settings, source: &Source, agent: &Agent) {
         tracing::error!("the configuration has errors, nothing was changed");
         return;
     }
-    agent.set_tags(tags(&fresh));
+    agent.reload(tags(&fresh));
     fresh.tags.clone_from(&settings.tags);
     // What a flag of the command line has set is no change of the file.
     fresh.user.clone_from(&settings.user);

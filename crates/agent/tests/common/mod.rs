@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use quorate_agent::callbacks::Scripts;
 use quorate_agent::config::{MARGIN, STOP_BUDGET};
 use quorate_agent::watchdog::WatchdogConfig;
 use quorate_agent::{Agent, AgentConfig, GuardConfig, RestConfig, StartError, guard};
@@ -76,6 +77,7 @@ pub struct Peer {
     pub data_dir: PathBuf,
     pub node: Option<Node>,
     pub agent: Option<Agent>,
+    pub scripts: Scripts,
     config: Config,
     root: PathBuf,
     bootstrap: Map<String, Value>,
@@ -117,6 +119,7 @@ impl Cluster {
                 data_dir: postgres.join("data"),
                 node: None,
                 agent: None,
+                scripts: Scripts::default(),
                 config,
                 root,
                 bootstrap: bootstrap.clone(),
@@ -207,6 +210,7 @@ impl Peer {
             // These members share a process that has no verb `guard`; `crates/quorate/tests/guard.rs` has whole ones.
             guard: GuardConfig { mode: guard::Mode::Off, ..GuardConfig::default() },
             watchdog: WatchdogConfig::default(),
+            scripts: self.scripts.clone(),
             on_reload: None,
         };
         let handle = self.node.as_ref().unwrap().handle();

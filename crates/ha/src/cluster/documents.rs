@@ -225,6 +225,18 @@ fn number(map: &mut Map<String, Value>, name: &str) -> Option<u64> {
 }
 
 impl MemberRecord {
+    /// What is left when all that moves with the WAL is taken out.
+    #[must_use]
+    pub fn without_positions(&self) -> MemberRecord {
+        MemberRecord {
+            xlog_location: None,
+            receive_lsn: None,
+            replay_lsn: None,
+            wal_start: None,
+            ..self.clone()
+        }
+    }
+
     /// Reads Patroni's layout, of any version; unknown fields are kept.
     pub fn parse(json: &str) -> Result<MemberRecord, DocumentError> {
         let mut map = object("member", json)?;

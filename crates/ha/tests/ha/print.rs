@@ -123,10 +123,18 @@ pub(crate) fn action(action: &Action) -> String {
         Action::Rewind { from } => format!("REWIND from {}", from.name),
         Action::StartAsStandby { upstream: from, .. } => format!("START as standby of {}", upstream(from)),
         Action::StartAsPrimary { names, .. } => format!("START as primary under '{names}'"),
-        Action::Promote { from, marker, .. } => match marker.0 == from.0 + 1 {
-            true => format!("PROMOTE from timeline {from}"),
-            false => format!("PROMOTE from timeline {from}, still marked with {marker}"),
-        },
+        Action::Promote { from, marker, slots, .. } => {
+            let marked = match marker.0 == from.0 + 1 {
+                true => String::new(),
+                false => format!(", still marked with {marker}"),
+            };
+            let slots: Vec<&str> = slots.iter().map(String::as_str).collect();
+            let made = match slots.is_empty() {
+                true => String::new(),
+                false => format!(", slots ({})", slots.join(" ")),
+            };
+            format!("PROMOTE from timeline {from}{marked}{made}")
+        }
         Action::Stop { mode, checkpoint_first } => {
             format!("STOP {mode:?}{}", if *checkpoint_first { " after a checkpoint" } else { "" })
         }

@@ -1,15 +1,21 @@
 //! Several instances on real PostgreSQL: clone, stream, change the sync set, promote, rewind.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::lab::*;
-use quorate_ha::facts::{DataDirectory, Lsn, Receiver, SyncState, TimelineId};
+use quorate_ha::facts::{DataDirectory, Lsn, Receiver, Role, SyncState, TimelineId};
 use quorate_pg::sync_names::{Method, NOBODY, render};
 use quorate_pg::{Error, Progress, Rewound, StopMode};
 use rustix::process::Signal;
 
 const DEADLINE: Duration = PATIENCE;
+
+async fn permitted() -> Result<(), Error> {
+    Ok(())
+}
 
 #[tokio::test]
 async fn clone_stream_promote_rewind() {
@@ -81,9 +87,22 @@ async fn clone_stream_promote_rewind() {
     let parted = as_standby(&new).await.end();
     run(&old, "INSERT INTO t SELECT n FROM generate_series(5001, 6000) n").await;
     new.set_sync_names("", DEADLINE).await.unwrap();
+    // Who is not permitted to changes nothing.
+    let refused = async { Err(Error::WrongState { path: PathBuf::new(), is: "not permitted" }) };
+    assert!(matches!(
+        new.promote(TimelineId(2), &BTreeSet::new(), refused).await,
+        Err(Error::WrongState { is: "not permitted", .. })
+    ));
+    let DataDirectory::Initialised(on_disk) = new.data_directory() else { panic!() };
+    assert_eq!(on_disk.was_primary_on, None);
+    assert!(matches!(running(&new).await.role, Role::Standby(_)));
+    // The slots are made on the way: one of them cannot be.
+    let slots = BTreeSet::from(["n1".to_owned(), "no name for a slot".to_owned()]);
     let task = new.clone();
-    let promoted = tokio::spawn(async move { task.promote(TimelineId(2)).await }).await.unwrap().unwrap();
+    let promoted = async move { task.promote(TimelineId(2), &slots, permitted()).await };
+    let promoted = tokio::spawn(promoted).await.unwrap().unwrap();
     assert_eq!(promoted.timeline, TimelineId(2));
+    assert_eq!(value(&new, "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots").await, "n1");
     let fork = promoted.fork.expect("a history file");
     assert_eq!(fork.parent, TimelineId(1));
     assert!(fork.at <= as_primary(&new).await.written && fork.at >= Lsn(parted.0.saturating_sub(1 << 20)));
@@ -270,7 +289,7 @@ async fn a_change_of_the_sync_set_is_in_effect_or_an_error() {
     assert!(matches!(b.confirm_sync_effective(&only_a, DEADLINE).await, Err(Error::WrongState { .. })));
     b.set_sync_names(NOBODY, DEADLINE).await.unwrap();
     primary.fence(DEADLINE).await.unwrap();
-    b.promote(TimelineId(2)).await.unwrap();
+    b.promote(TimelineId(2), &BTreeSet::new(), permitted()).await.unwrap();
     assert_eq!(as_primary(&b).await.synchronous_standby_names, NOBODY);
     let writer = client(&b).await.unwrap();
     let write = writer.batch_execute("INSERT INTO t VALUES (6)");

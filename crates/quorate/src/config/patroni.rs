@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::diagnostics::{Origin, Report};
 use super::reader::{Section, as_boolean, as_duration, set};
 use super::settings::{
-    AGREED, Bootstrap, ClusterState, Credentials, Ctl, Dcs, Dynamic, HostPort, InitdbOption, LayerMode, Log,
-    LogFormat, OWNED, Peer, Postgresql, RestApi, SafetyMargin, Settings, SynchronousMode, Tags,
+    AGREED, Bootstrap, Callbacks, ClusterState, CommandLine, Credentials, Ctl, Dcs, Dynamic, HostPort,
+    InitdbOption, LayerMode, Log, LogFormat, OWNED, Peer, Postgresql, RestApi, SafetyMargin, Settings,
+    SynchronousMode, Tags,
 };
 use super::tls::TlsFiles;
 use super::yaml::{Node, Value};
@@ -323,6 +324,30 @@ fn postgresql(section: &Section<'_>, postgresql: &mut Postgresql, report: &mut R
     parameters_without_effect(&section.section("parameters", &mut Report::default()), true, report);
     set(&mut postgresql.pg_hba, section.lines("pg_hba", report));
     set(&mut postgresql.pg_ctl_timeout, section.seconds("pg_ctl_timeout", 1, report));
+    let scripts = section.section("callbacks", report);
+    postgresql.callbacks = Callbacks {
+        on_start: command_line(&scripts, "on_start", report),
+        on_stop: command_line(&scripts, "on_stop", report),
+        on_restart: command_line(&scripts, "on_restart", report),
+        on_reload: command_line(&scripts, "on_reload", report),
+        on_role_change: command_line(&scripts, "on_role_change", report),
+    };
+    postgresql.pre_promote = command_line(section, "pre_promote", report);
+    postgresql.before_stop = command_line(section, "before_stop", report);
+}
+
+/// A command line as Patroni's users write it. An empty one is none.
+fn command_line(section: &Section<'_>, key: &str, report: &mut Report) -> Option<CommandLine> {
+    let line = section.string(key, report).filter(|line| !line.is_empty())?;
+    match quorate_agent::callbacks::split(&line) {
+        Ok(words) => Some(CommandLine { line, words }),
+        Err(why) => {
+            if let Some(present) = section.present(key) {
+                present.reject(report, format!("expected a program and its arguments: {why}"));
+            }
+            None
+        }
+    }
 }
 
 /// Parameters that are written in a place where, or have a name by which, they do nothing.

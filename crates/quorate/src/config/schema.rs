@@ -37,6 +37,7 @@ const NOT_YET: &str = "not supported yet, ignored";
 const TLS: &str = "TLS is not supported yet, ignored";
 const THREADS: &str = "has no meaning here, ignored";
 const SCRIPT: &str = "scripts are not supported yet, ignored";
+const LOCAL_SCRIPT: &str = "which programs a node runs is said by its own file only (postgresql.callbacks, pre_promote, before_stop), ignored";
 const LOG_FILES: &str =
     "the log goes to standard error; leave files and rotation to the service manager; ignored";
 const CLONE: &str =
@@ -133,6 +134,9 @@ const KNOWN: &[(&str, Use)] = &[
     ("bootstrap.dcs.postgresql.pg_hba", Read),
     ("bootstrap.dcs.postgresql.pg_ident", Unused(DYNAMIC_LATER)),
     ("bootstrap.dcs.postgresql.recovery_conf", Unused(DYNAMIC_LATER)),
+    ("bootstrap.dcs.postgresql.callbacks", Unused(LOCAL_SCRIPT)),
+    ("bootstrap.dcs.postgresql.pre_promote", Unused(LOCAL_SCRIPT)),
+    ("bootstrap.dcs.postgresql.before_stop", Unused(LOCAL_SCRIPT)),
     ("bootstrap.initdb", Open),
     ("bootstrap.pg_hba", Read),
     ("bootstrap.method", Unused("only initdb is supported yet, ignored")),
@@ -158,7 +162,12 @@ const KNOWN: &[(&str, Use)] = &[
     ("postgresql.authentication.rewind", Read),
     ("postgresql.authentication.rewind.username", Read),
     ("postgresql.authentication.rewind.password", Read),
-    ("postgresql.callbacks", Unused(SCRIPT)),
+    ("postgresql.callbacks", Read),
+    ("postgresql.callbacks.on_start", Read),
+    ("postgresql.callbacks.on_stop", Read),
+    ("postgresql.callbacks.on_restart", Read),
+    ("postgresql.callbacks.on_reload", Read),
+    ("postgresql.callbacks.on_role_change", Read),
     ("postgresql.create_replica_methods", Unused("replicas are cloned by pg_basebackup, ignored")),
     ("postgresql.create_replica_method", Unused("replicas are cloned by pg_basebackup, ignored")),
     ("postgresql.basebackup", Unused(NOT_YET)),
@@ -180,8 +189,8 @@ const KNOWN: &[(&str, Use)] = &[
     ),
     ("postgresql.remove_data_directory_on_rewind_failure", Replaced(CLONE)),
     ("postgresql.remove_data_directory_on_diverged_timelines", Replaced(CLONE)),
-    ("postgresql.pre_promote", Unused(SCRIPT)),
-    ("postgresql.before_stop", Unused(SCRIPT)),
+    ("postgresql.pre_promote", Read),
+    ("postgresql.before_stop", Read),
     ("tags", Open),
     ("log", Read),
     ("log.level", Read),

@@ -187,6 +187,51 @@ pub struct Postgresql {
     /// Longest wait for a start, stop or promotion by PostgreSQL's tools, in seconds. Default 60.
     #[serde(serialize_with = "seconds")]
     pub pg_ctl_timeout: Duration,
+    /// Programs that are told what has happened to PostgreSQL. Default: none.
+    pub callbacks: Callbacks,
+    /// Run between the leader lock and a promotion, which waits for it; if it fails there is none, and the lock goes to
+    /// somebody else. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pre_promote: Option<CommandLine>,
+    /// Run before PostgreSQL is stopped in good order; the stop waits for it for ten seconds, whatever comes of it. Default:
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before_stop: Option<CommandLine>,
+}
+
+/// `postgresql.callbacks:`; each is called with the event, the role and the scope after its own words.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Callbacks {
+    /// PostgreSQL was started, or is found running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_start: Option<CommandLine>,
+    /// PostgreSQL was stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_stop: Option<CommandLine>,
+    /// PostgreSQL was restarted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_restart: Option<CommandLine>,
+    /// PostgreSQL has read its configuration again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_reload: Option<CommandLine>,
+    /// A standby was promoted, a former primary is a standby.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_role_change: Option<CommandLine>,
+}
+
+/// A program and its arguments. No shell reads it: write `sh -c '…'` where one should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    /// As written.
+    pub line: String,
+    /// Its words, at least one.
+    pub words: Vec<String>,
+}
+
+impl Serialize for CommandLine {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.line)
+    }
 }
 
 /// `postgresql.authentication:`
@@ -482,6 +527,9 @@ impl Default for Postgresql {
             parameters: Parameters::new(),
             pg_hba: Vec::new(),
             pg_ctl_timeout: Duration::from_secs(60),
+            callbacks: Callbacks::default(),
+            pre_promote: None,
+            before_stop: None,
         }
     }
 }
