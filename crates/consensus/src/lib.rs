@@ -38,6 +38,8 @@ mod apply_thread;
 mod consensus;
 mod conversation;
 mod convert;
+#[cfg(test)]
+mod crash_points;
 mod error;
 mod line;
 mod log_store;

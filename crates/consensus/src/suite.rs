@@ -19,7 +19,7 @@ use crate::log_store::LogStore;
 use crate::state_machine::StateMachine;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Observer for Nobody {
     fn applied(&mut self, _: Applied) {}
