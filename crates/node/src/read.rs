@@ -132,13 +132,16 @@ impl Inner {
         }
     }
 
-    /// Waits for a change of the leader, but not long. False when the deadline came first.
+    /// Waits for a change of the leader, but not long. False when the deadline came first, or no change can come any more.
     pub(crate) async fn pause(&self, deadline: Instant) -> bool {
         let mut role = self.consensus.role();
         role.mark_unchanged();
         let retry = (Instant::now() + RETRY).min(deadline);
-        // Either way it is worth another look.
-        let _ = tokio::time::timeout_at(retry, role.changed()).await;
-        Instant::now() < deadline
+        match tokio::time::timeout_at(retry, role.changed()).await {
+            // Either way it is worth another look.
+            Ok(Ok(())) | Err(_) => Instant::now() < deadline,
+            // Consensus has ended (a disk that failed): there would be no wait between two looks.
+            Ok(Err(_)) => false,
+        }
     }
 }
