@@ -17,6 +17,8 @@ pub struct Timing {
     pub loop_wait: Duration,
     /// The longest that one question to the store or to PostgreSQL may take.
     pub retry_timeout: Duration,
+    /// The store's `heartbeat_interval`; its own default when nothing is said.
+    pub heartbeat: Option<Duration>,
 }
 
 impl Timing {
@@ -31,6 +33,7 @@ impl Timing {
             failure_timeout: Duration::from_millis(failure_timeout_ms),
             loop_wait: Duration::from_millis(loop_wait_ms),
             retry_timeout: Duration::from_millis(retry_timeout_ms),
+            heartbeat: None,
         }
     }
 
@@ -53,7 +56,12 @@ pub(crate) fn configuration(spec: &Spec, nodes: &[Node], node: &Node) -> String 
         ("10.99.0.0/24", "trust")
     };
     let Ports { postgres, rest, client, peer } = node.ports;
-    let Timing { ttl, failure_timeout, loop_wait, retry_timeout } = spec.timing;
+    let Timing { ttl, failure_timeout, loop_wait, retry_timeout, heartbeat } = spec.timing;
+    // In the proportion of the defaults, 80 to 200 and 350 ms.
+    let heartbeat = heartbeat.map_or_else(String::new, |heartbeat| {
+        let ms = heartbeat.as_millis();
+        format!("  heartbeat_interval: {ms}\n  election_timeout: [{}, {}]\n", ms * 5 / 2, ms * 35 / 8)
+    });
     let mut yaml = String::new();
     let _ = write!(
         yaml,
@@ -74,7 +82,7 @@ dcs:
   listen_clients: {address}:{client}
   advertise_clients: {address}:{client}
   initial_cluster: {initial}
-
+{heartbeat}
 bootstrap:
   dcs:
     ttl: {ttl}

@@ -306,7 +306,7 @@ impl Drill<'_> {
         &self,
         dir: PathBuf,
         mode: SynchronousMode,
-        preset: Preset,
+        timing: Timing,
         network: Network,
     ) -> Result<Cluster> {
         Cluster::prepare(Spec {
@@ -316,7 +316,7 @@ impl Drill<'_> {
             user: self.args.user.clone(),
             nodes: usize::from(self.args.nodes),
             base_port: self.args.base_port,
-            timing: self.timing(preset),
+            timing,
             synchronous_mode: mode.yaml().to_owned(),
             network,
         })
@@ -332,9 +332,16 @@ impl Drill<'_> {
 
     /// A cluster as a single story or the soak has it.
     fn one(&self, dir: PathBuf, network: Network) -> Result<Cluster> {
-        let (mode, preset) = (self.args.mode, self.args.preset);
-        let mode = mode.unwrap_or(SynchronousMode::Quorum);
-        self.prepare(dir, mode, preset.unwrap_or(Preset::Default), network)
+        self.prepare(dir, self.mode(), self.timing(self.preset()), network)
+    }
+
+    /// Of whatever has one column only.
+    fn mode(&self) -> SynchronousMode {
+        self.args.mode.unwrap_or(SynchronousMode::Quorum)
+    }
+
+    fn preset(&self) -> Preset {
+        self.args.preset.unwrap_or(Preset::Default)
     }
 
     fn hold(&self) -> Option<Duration> {
@@ -480,7 +487,7 @@ impl Drill<'_> {
     /// A cluster for a column, named after the first story that it is for.
     async fn fresh(&self, story: Story, column: Column) -> Result<Cluster> {
         let dir = self.dir.join(format!("{column}-{}", story.name()));
-        let mut cluster = self.prepare(dir, column.mode, column.preset, self.network)?;
+        let mut cluster = self.prepare(dir, column.mode, self.timing(column.preset), self.network)?;
         match stories::build(&mut cluster, &Timeline::new(false)).await {
             Ok(()) => Ok(cluster),
             Err(error) => {
@@ -560,9 +567,14 @@ impl Drill<'_> {
 
     async fn stalls(&self) -> Result<bool> {
         let mut lines = Vec::new();
-        self.stalled(&mut lines, "machine", self.network, &Disturbance::OF_THE_MACHINE).await?;
+        let machine = self.one(self.dir.join("machine"), self.network)?;
+        let mut complete = self.stalled(&mut lines, machine, &Disturbance::OF_THE_MACHINE).await?;
         if self.network == Network::Namespaces {
-            self.stalled(&mut lines, "network", Network::Forwarded, &Disturbance::of_the_network()).await?;
+            let slow = self.one(self.dir.join("network"), Network::Forwarded)?;
+            complete &= self.stalled(&mut lines, slow, &Disturbance::of_the_network()).await?;
+            let timing = Timing { heartbeat: Some(stalls::HEARTBEAT), ..self.timing(self.preset()) };
+            let fitted = self.prepare(self.dir.join("fitted"), self.mode(), timing, Network::Forwarded)?;
+            complete &= self.stalled(&mut lines, fitted, &Disturbance::OF_A_FITTED_NETWORK).await?;
         } else {
             eprintln_line("no network of the drill's own: it is not slowed down");
         }
@@ -570,18 +582,16 @@ impl Drill<'_> {
             Format::Pretty => println!("{}", stalls::render(&lines)),
             Format::Json => println!("{}", serde_json::to_string_pretty(&lines)?),
         }
-        Ok(lines.iter().all(stalls::Line::passed))
+        Ok(complete && lines.iter().all(stalls::Line::passed))
     }
 
-    /// One cluster, and one disturbance after the other.
+    /// One cluster, and one disturbance after the other. False: it did not come to the end, and the others go on.
     async fn stalled(
         &self,
         lines: &mut Vec<stalls::Line>,
-        name: &str,
-        network: Network,
+        mut cluster: Cluster,
         disturbances: &[Disturbance],
-    ) -> Result<()> {
-        let mut cluster = self.one(self.dir.join(name), network)?;
+    ) -> Result<bool> {
         let told = async {
             self.build(&mut cluster, &Timeline::new(false)).await?;
             let bench = Bench::filled(&cluster).await?;
@@ -599,7 +609,10 @@ impl Drill<'_> {
         }
         .await;
         cluster.stop(STOP).await?;
-        told
+        if let Err(error) = &told {
+            eprintln_line(&format!("{error:#}"));
+        }
+        Ok(told.is_ok())
     }
 }
 

@@ -15,6 +15,8 @@ use serde::Serialize;
 pub struct Acknowledged {
     /// The row.
     pub id: i64,
+    /// When it was sent.
+    pub sent: Instant,
     /// When the answer came.
     pub at: Instant,
     /// The server that answered, by its number in the connection string.
@@ -65,6 +67,19 @@ impl Ledger {
         all
     }
 
+    /// The ledger of a client that was cut off from server `old` until `healed`. What the server had answered on the wire is sent once more
+    /// when the cut is healed, by a kernel whose server may be long dead; such an answer is dated to when it was asked for.
+    /// Who stands beside the server sees when it stopped.
+    #[must_use]
+    pub fn cut_off_from(mut self, old: usize, healed: Instant) -> Ledger {
+        for row in &mut self.acknowledged {
+            if row.server == old && row.sent < healed && row.at >= healed {
+                row.at = row.sent;
+            }
+        }
+        Ledger::merge([self])
+    }
+
     /// The longest pause between two acknowledgements that ends after `since`, and what ended it.
     #[must_use]
     pub fn gap_after(&self, since: Instant) -> Option<(Duration, Acknowledged)> {
@@ -101,10 +116,11 @@ impl Ledger {
         Some(Handover { last_old, first_new })
     }
 
-    /// The first acknowledgement after `since` of a server other than `old`.
+    /// The first acknowledgement of a write that was sent after `since`, by a server other than `old`: an answer that an earlier cut
+    /// held back is nobody's takeover.
     #[must_use]
     pub fn first_elsewhere(&self, old: usize, since: Instant) -> Option<Acknowledged> {
-        self.acknowledged.iter().find(|row| row.at >= since && row.server != old).copied()
+        self.acknowledged.iter().find(|row| row.sent >= since && row.server != old).copied()
     }
 
     /// The first acknowledgement after `since`.
@@ -156,7 +172,8 @@ mod tests {
     use super::*;
 
     fn row(start: Instant, ms: u64, id: i64, server: usize) -> Acknowledged {
-        Acknowledged { id, at: start + Duration::from_millis(ms), server }
+        let at = start + Duration::from_millis(ms);
+        Acknowledged { id, sent: at, at, server }
     }
 
     #[test]
@@ -191,6 +208,35 @@ mod tests {
             outside.handover(0, start + Duration::from_secs(1)).is_none(),
             "nobody else acknowledged since"
         );
+    }
+
+    /// Seen once: PostgreSQL was dead 4.1 s after the cut, and the answer to its last write from outside came 7.2 s after it.
+    #[test]
+    fn an_answer_that_the_cut_held_back_is_no_second_primary() {
+        let start = Instant::now();
+        let healed = start + Duration::from_millis(6000);
+        let late = Acknowledged { sent: start, ..row(start, 7200, 2, 0) };
+        let outside = Ledger { acknowledged: vec![row(start, 5200, 3, 1), late], unknown: vec![] };
+        let margin = |ledger: &Ledger| ledger.handover(0, start).and_then(|handover| handover.margin_ms());
+        assert_eq!(margin(&outside), Some(-2000.0));
+        assert_eq!(margin(&outside.clone().cut_off_from(0, healed)), Some(5200.0));
+        // Asked for when the cut was over: it was not held back.
+        let alive = Acknowledged { sent: healed, ..late };
+        let both = Ledger { acknowledged: vec![row(start, 5200, 3, 1), alive], unknown: vec![] };
+        assert_eq!(margin(&both.cut_off_from(0, healed)), Some(-2000.0));
+        // So early that nothing was healed yet: it came by another way.
+        let early = Acknowledged { sent: start, ..row(start, 5900, 2, 0) };
+        let both = Ledger { acknowledged: vec![row(start, 5200, 3, 1), early], unknown: vec![] };
+        assert_eq!(margin(&both.cut_off_from(0, healed)), Some(-700.0));
+    }
+
+    #[test]
+    fn a_late_answer_to_a_write_before_the_fault_is_no_takeover() {
+        let start = Instant::now();
+        let fault = start + Duration::from_millis(1000);
+        let late = Acknowledged { sent: start, ..row(start, 1100, 1, 2) };
+        let ledger = Ledger { acknowledged: vec![late, row(start, 1500, 2, 1)], unknown: vec![] };
+        assert_eq!(ledger.first_elsewhere(0, fault).map(|row| row.id), Some(2));
     }
 
     #[test]

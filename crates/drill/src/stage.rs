@@ -41,6 +41,8 @@ pub struct Stage<'a> {
 #[derive(Debug)]
 pub(crate) struct Probes {
     writers: Vec<Writer>,
+    /// Beside which node each of them stands, after the one outside.
+    sides: Vec<usize>,
 }
 
 /// The fault of a round.
@@ -54,6 +56,8 @@ pub(crate) struct Fault {
     pub(crate) at: Instant,
     /// When the drill began to repair it: a pause that begins later belongs to the return of the lost node.
     pub(crate) healed: Option<Instant>,
+    /// Whether the network was cut between `old` and whoever does not stand beside it.
+    pub(crate) cut: bool,
 }
 
 /// A pause that belongs to the rhythm of the probe and of the disk, and to nothing else.
@@ -91,7 +95,7 @@ impl<'a> Stage<'a> {
         let target = self.target();
         writer::prepare(&target).await?;
         let places: Vec<Place> = sides.iter().map(|side| self.cluster.nodes[*side].place.clone()).collect();
-        let mut probes = Probes { writers: vec![self.writer(&target)?] };
+        let mut probes = Probes { writers: vec![self.writer(&target)?], sides: sides.to_vec() };
         for place in places {
             probes.writers.push(self.writer(&target.seen_from(place))?);
         }
@@ -105,7 +109,7 @@ impl<'a> Stage<'a> {
         let target = self.target();
         writer::prepare(&target).await?;
         let both = [self.writer(&target)?, self.writer(&target.with_last(last))?];
-        let probes = Probes { writers: both.into() };
+        let probes = Probes { writers: both.into(), sides: Vec::new() };
         self.written(&probes).await?;
         Ok(probes)
     }
@@ -124,7 +128,7 @@ impl<'a> Stage<'a> {
 
     /// The fault happens now: the timeline counts from here.
     pub(crate) fn fault(&self, what: impl Into<String>, old: usize) -> Fault {
-        let fault = Fault { what: what.into(), old, at: Instant::now(), healed: None };
+        let fault = Fault { what: what.into(), old, at: Instant::now(), healed: None, cut: false };
         self.timeline.fault(fault.at);
         self.timeline.event_at(fault.at, &self.name(old), &fault.what);
         fault
@@ -195,7 +199,7 @@ impl<'a> Stage<'a> {
     pub(crate) async fn close(&mut self, probes: Probes, fault: Fault) -> Result<Round> {
         self.whole().await?;
         self.written(&probes).await?;
-        let (application, all) = probes.stop().await;
+        let (application, all) = probes.stop(&fault).await;
         let lost = writer::verify(&self.target(), &all).await?.lost;
         let after = |at: Instant| match at.checked_duration_since(fault.at) {
             Some(after) => after.as_secs_f64() * 1000.0,
@@ -298,10 +302,17 @@ impl Probes {
     }
 
     /// The application's ledger, and everybody's.
-    async fn stop(self) -> (Ledger, Ledger) {
+    async fn stop(self, fault: &Fault) -> (Ledger, Ledger) {
         let mut ledgers = Vec::new();
-        for writer in self.writers {
-            ledgers.push(writer.stop().await);
+        let sides = std::iter::once(None).chain(self.sides.into_iter().map(Some));
+        for (writer, side) in self.writers.into_iter().zip(sides.chain(std::iter::repeat(None))) {
+            let ledger = writer.stop().await;
+            ledgers.push(match fault.healed {
+                Some(healed) if fault.cut && side != Some(fault.old) => {
+                    ledger.cut_off_from(fault.old, healed)
+                }
+                Some(_) | None => ledger,
+            });
         }
         (ledgers[0].clone(), Ledger::merge(ledgers))
     }

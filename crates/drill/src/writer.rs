@@ -313,6 +313,7 @@ async fn write(
     server: usize,
     shared: Arc<Shared>,
 ) -> Answer {
+    let sent = Instant::now();
     let outcome = client.execute(&insert, &[&id]).await;
     let at = Instant::now();
     let answer = match outcome {
@@ -323,7 +324,7 @@ async fn write(
         Err(_) => Answer::Unknown,
     };
     shared.with(|ledger| match answer {
-        Answer::Acknowledged => ledger.acknowledged.push(Acknowledged { id, at, server }),
+        Answer::Acknowledged => ledger.acknowledged.push(Acknowledged { id, sent, at, server }),
         Answer::Refused => {}
         Answer::Unknown => ledger.unknown.push(id),
     });

@@ -26,11 +26,12 @@ pub(super) async fn primary(stage: &mut Stage<'_>, direction: Direction) -> Resu
         Direction::Incoming => (Cut::Incoming(old), "nothing arrives there any more"),
     };
     let mut fault = stage.fault(what, old);
+    fault.cut = true;
     stage.cluster.cut(&[cut])?;
     stage.taken_over(&probes, &fault).await?;
     stage.held(fault.at, stage.hold).await?;
-    stage.cluster.cut(&[])?;
     stage.healed(&mut fault, &stage.name(old), "reachable again");
+    stage.cluster.cut(&[])?;
     stage.close(probes, fault).await
 }
 
@@ -66,14 +67,14 @@ pub(super) async fn twice(stage: &mut Stage<'_>) -> Result<Round> {
     let (old, new) = (stage.name(first), stage.name(second.server));
     stage.timeline.event_at(again, &new, format!("cut off; at the same moment {old} is back, not rewound"));
     let mut second_fault =
-        Fault { what: "the second cut".to_owned(), old: second.server, at: again, healed: None };
+        Fault { what: "the second cut".to_owned(), old: second.server, at: again, healed: None, cut: true };
     let third = stage.taken_over(&probes, &second_fault).await?;
     if third.server == first {
         stage.violated(format!("{old} was promoted although it had not rewound"));
     }
     stage.held(again, stage.hold).await?;
-    stage.cluster.cut(&[])?;
     stage.healed(&mut second_fault, &new, "reachable again");
+    stage.cluster.cut(&[])?;
     let mut round = stage.close(probes, second_fault).await?;
     round.fault = "two cuts in a row".to_owned();
     round.from = format!("{old}, {new}");
