@@ -225,7 +225,7 @@ impl SledEngine {
             Ok(Some(mark)) if mark.boot != boot => Err(RebuildReason::Rebooted),
             Ok(Some(mark)) => {
                 Store::reopen(&generation_path(dir, mark.generation), &mark.uuid).and_then(|store| {
-                    layers::recover(&store).map_err(RebuildReason::SelfCheck)?;
+                    caught(|| layers::recover(&store)).map_err(RebuildReason::SelfCheck)?;
                     Ok((store, mark.generation))
                 })
             }

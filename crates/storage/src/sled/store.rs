@@ -6,8 +6,10 @@
 //!
 //! A block's key is at or below the key of its first pair, and a pair is in the last block whose key is not above its own:
 //! that is the whole index. Blocks are split, never joined; one that becomes empty is removed. While one is split its right
-//! parts are written first, so a reader may see a pair twice, never miss one; [`Blocks`] skips what it has handed out.
+//! parts are written first: a reader that goes forward may see a pair twice, never miss one, and [`Blocks`] skips what it has
+//! handed out; one that goes backward looks again ([`Store::last_block`]).
 
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +43,8 @@ pub(super) struct Store {
     /// Some block may be in pieces. While false, no write looks for pieces to remove.
     split: AtomicBool,
     next_split: AtomicU64,
+    /// How often a block was cut into several. See [`Store::last_block`].
+    cuts: AtomicU64,
 }
 
 /// A block, as sled holds it or put together from its pieces.
@@ -98,6 +102,7 @@ impl Store {
             path: path.to_path_buf(),
             split: AtomicBool::new(split),
             next_split: AtomicU64::new(seed),
+            cuts: AtomicU64::new(0),
         })
     }
 
@@ -107,12 +112,18 @@ impl Store {
         }
         wait_for_release(path);
         let store = Store::open(path).map_err(RebuildReason::DoesNotOpen)?;
-        match store.db.get(UUID_KEY) {
+        match caught(|| store.db.get(UUID_KEY)) {
             Ok(Some(found)) if found == uuid.as_bytes() => Ok(store),
             Ok(Some(_)) => Err(RebuildReason::SelfCheck("it carries another uuid".into())),
             Ok(None) => Err(RebuildReason::SelfCheck("it carries no uuid".into())),
-            Err(error) => Err(RebuildReason::SelfCheck(error.to_string())),
+            Err(why) => Err(RebuildReason::SelfCheck(why)),
         }
+    }
+
+    /// How often a block was cut since it was opened.
+    #[cfg(test)]
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::SeqCst)
     }
 
     /// An empty one, with its uuid inside.
@@ -172,51 +183,53 @@ impl Store {
         Ok(())
     }
 
-    /// The block behind `raw`, which was read under `key`. None: the key was removed meanwhile.
-    fn block(&self, key: &[u8], mut raw: IVec) -> Result<Option<Block>, sled::Error> {
+    /// The block behind `raw`, which was read under `key`. None: it was overwritten or removed while it was read. What the key
+    /// says by now may be the left part of it only: look for the block again.
+    fn block(&self, key: &[u8], raw: IVec) -> Result<Option<Block>, sled::Error> {
+        let Some(split) = Split::decode(&raw) else { return Ok(Some(Block::Inline(raw))) };
+        let mut block = BytesMut::with_capacity(split.length as usize);
+        for number in 0..split.count() {
+            let Some(chunk) = self.db.get(split.chunk_key(key, number))? else { break };
+            block.extend_from_slice(&chunk);
+        }
+        if block.len() as u64 == split.length {
+            return Ok(Some(Block::Whole(block.freeze())));
+        }
+        if self.db.get(prefixed(DATA, key))? == Some(raw) {
+            return Err(sled::Error::ReportableBug("a piece of a split value is missing".into()));
+        }
+        Ok(None)
+    }
+
+    /// The last block within `upper`, with its key.
+    ///
+    /// A block that outgrows its size is cut: its right parts come first, and the left one takes its key last, so that whoever
+    /// goes forward meets all of them. Who goes backward, in sled from page to page, may have passed the place of the right parts
+    /// before they were there, and find the left one alone: there was a cut meanwhile, and it looks again.
+    fn last_block(&self, upper: Bound<Vec<u8>>) -> Result<Option<(Bytes, Block)>, sled::Error> {
         loop {
-            let Some(split) = Split::decode(&raw) else { return Ok(Some(Block::Inline(raw))) };
-            let mut block = BytesMut::with_capacity(split.length as usize);
-            let mut whole = true;
-            for number in 0..split.count() {
-                match self.db.get(split.chunk_key(key, number))? {
-                    Some(chunk) => block.extend_from_slice(&chunk),
-                    None => {
-                        whole = false;
-                        break;
-                    }
-                }
+            let cuts = self.cuts.load(Ordering::SeqCst);
+            let range = (Bound::Included(vec![DATA]), upper.clone());
+            let mut found = None;
+            if let Some((stored, raw)) = self.db.range::<Vec<u8>, _>(range).next_back().transpose()? {
+                let key = Bytes::copy_from_slice(&stored[1..]);
+                let Some(block) = self.block(&key, raw)? else { continue };
+                found = Some((key, block));
             }
-            if whole && block.len() as u64 == split.length {
-                return Ok(Some(Block::Whole(block.freeze())));
-            }
-            // Overwritten or removed while it was read? Then the key says something else by now.
-            match self.db.get(prefixed(DATA, key))? {
-                None => return Ok(None),
-                Some(again) if again == raw => {
-                    return Err(sled::Error::ReportableBug("a piece of a split value is missing".into()));
-                }
-                Some(again) => raw = again,
+            if self.cuts.load(Ordering::SeqCst) == cuts {
+                return Ok(found);
             }
         }
     }
 
     /// The block that `key` is in, if it is anywhere, with the block's key.
     fn block_of(&self, key: &[u8]) -> Result<Option<(Bytes, Block)>, sled::Error> {
-        loop {
-            let found = self.db.range(vec![DATA]..=prefixed(DATA, key)).next_back().transpose()?;
-            let Some((stored, raw)) = found else { return Ok(None) };
-            let key = Bytes::copy_from_slice(&stored[1..]);
-            // Removed while it was read: the one before it is the one now.
-            if let Some(block) = self.block(&key, raw)? {
-                return Ok(Some((key, block)));
-            }
-        }
+        self.last_block(Bound::Included(prefixed(DATA, key)))
     }
 
     /// The key of the first block after `key`.
     fn after(&self, key: &[u8]) -> Result<Option<Bytes>, sled::Error> {
-        use std::ops::Bound::Excluded;
+        use Bound::Excluded;
         let range = (Excluded(prefixed(DATA, key)), Excluded(vec![DATA + 1]));
         let found = self.db.range::<Vec<u8>, _>(range).next().transpose()?;
         Ok(found.map(|(stored, _)| Bytes::copy_from_slice(&stored[1..])))
@@ -235,6 +248,7 @@ impl Store {
             direction,
             store: self,
             blocks: None,
+            before: None,
             pairs: Vec::new().into_iter(),
             last: None,
             done: !end.is_empty() && start >= end,
@@ -278,10 +292,13 @@ impl Store {
             if let (true, Some((key, _))) = (blocks.is_empty(), &found) {
                 self.remove(key)?;
             }
-            // The left part keeps the block's key, and comes last.
+            // The left part keeps the block's key, and comes last: BEFORE it the others are there, and the cut is counted.
             for (nth, (key, block)) in blocks.iter().enumerate().rev() {
                 match &found {
-                    Some((kept, _)) if nth == 0 => self.put(kept, block)?,
+                    Some((kept, _)) if nth == 0 => {
+                        self.cuts.fetch_add(u64::from(blocks.len() > 1), Ordering::SeqCst);
+                        self.put(kept, block)?;
+                    }
                     _ => self.put(key, block)?,
                 }
             }
@@ -328,8 +345,10 @@ pub(super) struct Blocks {
     start: Bytes,
     end: Bytes,
     direction: Direction,
-    /// None before the first block was looked for.
+    /// Forward; None before the first block was looked for.
     blocks: Option<sled::Iter>,
+    /// Backward: the block that was read last.
+    before: Option<Vec<u8>>,
     pairs: std::vec::IntoIter<(Bytes, Bytes)>,
     /// Handed out last.
     last: Option<Bytes>,
@@ -339,7 +358,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// The next block's pairs. None: that was all.
     fn next_block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
-        use std::ops::Bound::{Excluded, Included};
+        use Bound::{Excluded, Included};
         let end = if self.end.is_empty() { vec![DATA + 1] } else { prefixed(DATA, &self.end) };
         let (key, block) = match (&mut self.blocks, self.direction) {
             (None, Direction::Forward) => {
@@ -359,20 +378,23 @@ impl Blocks {
                     None => return Ok((!self.done).then(Vec::new)),
                 }
             }
-            (None, Direction::Backward) => {
-                self.blocks = Some(self.store.db.range(vec![DATA]..end));
-                return Ok(Some(Vec::new()));
+            (_, Direction::Backward) => {
+                let upper = self.before.take().unwrap_or(end);
+                let Some((key, block)) = self.store.last_block(Excluded(upper))? else { return Ok(None) };
+                self.before = Some(prefixed(DATA, &key));
+                (key, block)
             }
-            (Some(blocks), direction) => {
-                let next = match direction {
-                    Direction::Forward => blocks.next(),
-                    Direction::Backward => blocks.next_back(),
-                };
-                let Some((stored, raw)) = next.transpose()? else { return Ok(None) };
+            (Some(blocks), Direction::Forward) => {
+                let Some((stored, raw)) = blocks.next().transpose()? else { return Ok(None) };
                 let key = Bytes::copy_from_slice(&stored[1..]);
                 match self.store.block(&key, raw)? {
                     Some(block) => (key, block),
-                    None => return Ok(Some(Vec::new())),
+                    None => {
+                        // sled goes on from a page as it was; from here on as it is.
+                        let from = Included(prefixed(DATA, &key));
+                        self.blocks = Some(self.store.db.range::<Vec<u8>, _>((from, Excluded(end))));
+                        return Ok(Some(Vec::new()));
+                    }
                 }
             }
         };

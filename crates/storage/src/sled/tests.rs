@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use quorate_state::Op;
 
-use super::store::CHUNK;
+use super::store::{CHUNK, Store};
 use super::*;
 
 fn open(dir: &Path, boot: &str) -> Result<Opened, StorageError> {
@@ -211,6 +211,49 @@ fn tables_blocks_and_what_is_between_them_are_one_map() {
     }
 }
 
+/// Readers go through the blocks, both ways and to single ones, while a flush cuts them again and again.
+#[test]
+fn what_lies_still_is_found_while_blocks_are_cut() {
+    let still = |number: usize| (Bytes::from(format!("{number:04}")), Bytes::from(vec![b'x'; 60]));
+    let all: Vec<(Bytes, Bytes)> = (0..2_000).map(still).collect();
+    let whole: BTreeMap<Bytes, Option<Bytes>> =
+        all.iter().cloned().map(|(key, value)| (key, Some(value))).collect();
+    for round in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::create(&dir.path().join("db")).unwrap().0);
+        store.merge(whole.iter()).unwrap();
+        std::thread::scope(|scope| {
+            let cutting = scope.spawn(|| {
+                for wave in 0..12 {
+                    let between = |number: usize| Bytes::from(format!("{number:04}/{wave:02}"));
+                    let changes: BTreeMap<Bytes, Option<Bytes>> = (0..all.len())
+                        .map(|number| (between(number), Some(vec![b'y'; 100].into())))
+                        .collect();
+                    store.merge(changes.iter()).unwrap();
+                }
+            });
+            let mut number = 0;
+            while !cutting.is_finished() {
+                for direction in [Direction::Forward, Direction::Backward] {
+                    let pairs = store.clone().scan(b"", b"", direction).map(Result::unwrap);
+                    let mut found: Vec<(Bytes, Bytes)> = pairs.filter(|(key, _)| key.len() == 4).collect();
+                    if direction == Direction::Backward {
+                        found.reverse();
+                    }
+                    assert!(found == all, "round {round}, {direction:?}: {} of {}", found.len(), all.len());
+                }
+                for _ in 0..100 {
+                    number = (number + 7) % all.len();
+                    let (key, value) = &all[number];
+                    assert!(store.get(key).unwrap().as_ref() == Some(value), "round {round}: {key:?}");
+                }
+            }
+            cutting.join().unwrap();
+        });
+        assert!(store.cuts() > 100, "nothing was cut");
+    }
+}
+
 /// The process ends in the middle of a flush: `REDO` is there, and some of the blocks.
 #[test]
 fn a_broken_off_flush_is_done_again() {
@@ -272,6 +315,53 @@ fn a_database_that_has_lost_its_end_is_rebuilt() {
             }
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, to) = (entry.as_ref().unwrap(), to.join(entry.as_ref().unwrap().file_name()));
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// sled remembers where its pages are and looks at them when somebody asks, with a panic if need be. Doing a flush again asks.
+#[test]
+fn a_rotten_page_under_a_broken_off_flush_is_no_panic() {
+    let kept = tempfile::tempdir().unwrap();
+    let key = |number: usize| Bytes::from(format!("{number:03}"));
+    let pairs = |value: u8| (0..200).map(move |number| (key(number), Bytes::from(vec![value; 3_000])));
+    let engine = open(kept.path(), "boot 1").unwrap().into_engine();
+    engine.write(&Batch { ops: pairs(1).map(|(key, value)| Op::Put { key, value }).collect() }).unwrap();
+    engine.sync().unwrap();
+    drop(engine);
+    drop(open(kept.path(), "boot 1").unwrap());
+    let changes: BTreeMap<Bytes, Option<Bytes>> = pairs(2).map(|(key, value)| (key, Some(value))).collect();
+    redo::write(&database(kept.path()), changes.iter()).unwrap();
+    let mut rebuilt = 0;
+    for part in 0..24 {
+        let dir = tempfile::tempdir().unwrap();
+        copy(kept.path(), dir.path());
+        let path = database(dir.path()).join("db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        for byte in &mut bytes[end * part / 24..][..end / 240] {
+            *byte ^= 0x55;
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        match open(dir.path(), "boot 1").unwrap() {
+            Opened::Rebuild { .. } => rebuilt += 1,
+            Opened::Reused(engine) => {
+                for (key, value) in pairs(2) {
+                    assert_eq!(engine.get(&key).unwrap().unwrap(), value, "part {part}");
+                }
+            }
+        }
+    }
+    assert!(rebuilt > 0, "nothing was hit");
 }
 
 #[test]
