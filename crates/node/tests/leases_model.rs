@@ -11,6 +11,9 @@ use quorate_storage::{Engine, MemoryEngine};
 
 const GRACE: Duration = Duration::from_secs(1);
 const LEASES: std::ops::RangeInclusive<LeaseId> = 1..=5;
+const NEGLECTED: std::ops::RangeInclusive<LeaseId> = 1..=2;
+/// Schedules within which a broken rule has to be noticed.
+const NOTICED_WITHIN: u64 = 3_000;
 /// Everything that a tick, a commit and a retry may add between two steps of the leader.
 const SLACK: Duration = Duration::from_secs(4);
 
@@ -46,6 +49,15 @@ enum Proposal {
 }
 
 impl Proposal {
+    fn ends(&self) -> Option<LeaseId> {
+        match self {
+            Proposal::Revoke(id, _) => Some(*id),
+            Proposal::Checkpoint(_) | Proposal::Clear { .. } | Proposal::Grant(..) | Proposal::Drop(_) => {
+                None
+            }
+        }
+    }
+
     fn command(&self) -> Command {
         let remaining = |it: &Remaining| LeaseRemaining {
             id: it.id,
@@ -66,7 +78,25 @@ impl Proposal {
     }
 }
 
+/// A rule that is broken on purpose, to see that the checks notice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mutation {
+    None,
+    /// The end of a lease names its id alone.
+    EndById,
+    /// So it does, and what a former leader judged is committed although another one leads: etcd's issues 12528 and 15247. (With
+    /// the stamp alone in its way it does no harm here: a renewal takes back the checkpoint that came before the end.)
+    FormerLeader,
+    /// A holder hears "renewed" before the checkpoint that does not know of it is taken back.
+    ToldTooEarly,
+    /// Nothing is noted: every change of the leader gives all leases their full time again.
+    NothingNoted,
+}
+
 struct World {
+    mutation: Mutation,
+    /// Of leaders before this one, not committed: only a mutation has them.
+    late: Vec<Proposal>,
     random: fastrand::Rng,
     now: Duration,
     log: Vec<Command>,
@@ -82,9 +112,11 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, mutation: Mutation) -> World {
         let member = || Member { lessor: Lessor::new(), engine: MemoryEngine::new(), applied: 0 };
         let mut world = World {
+            mutation,
+            late: Vec::new(),
             random: fastrand::Rng::with_seed(seed),
             now: Duration::from_secs(100),
             log: Vec::new(),
@@ -103,6 +135,10 @@ impl World {
 
     fn lessor(&mut self) -> &mut Lessor {
         &mut self.members[self.leader].lessor
+    }
+
+    fn ends_by_id(&self) -> bool {
+        matches!(self.mutation, Mutation::EndById | Mutation::FormerLeader)
     }
 
     /// What the member's observer does with each entry.
@@ -146,7 +182,10 @@ impl World {
             Proposal::Checkpoint(_) | Proposal::Clear { .. } => None,
         };
         let before = touched.map(|id| exists(self, id));
-        self.log.push(proposal.command());
+        self.log.push(match &proposal {
+            Proposal::Revoke(id, _) if self.ends_by_id() => Command::lease_revoke(*id),
+            proposal => proposal.command(),
+        });
         self.catch_up(leader);
         let after = touched.map(|id| exists(self, id));
         let changed = before != after;
@@ -168,6 +207,13 @@ impl World {
         }
     }
 
+    /// Some holders are hardly ever there, so that leases end while others are renewed.
+    fn maybe_renew(&mut self, id: LeaseId, sent: Duration) {
+        if !NEGLECTED.contains(&id) || self.random.u8(0..20) == 0 {
+            self.renew(id, sent);
+        }
+    }
+
     fn renew(&mut self, id: LeaseId, sent: Duration) {
         let now = self.now;
         let outcome = self.lessor().renew(now, id);
@@ -181,6 +227,10 @@ impl World {
                 let truth = self.truth.get_mut(&id).expect("what is renewed exists");
                 assert_eq!(ttl, truth.ttl);
                 truth.promised = truth.promised.max(sent + ttl);
+            }
+            Renew::Noted { .. } if self.mutation == Mutation::ToldTooEarly => {
+                let truth = self.truth.get_mut(&id).expect("what is renewed exists");
+                truth.promised = truth.promised.max(sent + truth.ttl);
             }
             Renew::Noted { stamp } => self.proposed.push(Proposal::Clear { id, stamp, sent }),
             Renew::Unknown => {
@@ -202,8 +252,12 @@ impl World {
             }
         }
         let judged = self.lessor().due_checkpoints(now, 3);
-        if !judged.is_empty() {
+        if !judged.is_empty() && self.mutation != Mutation::NothingNoted {
             self.proposed.push(Proposal::Checkpoint(judged));
+        }
+        if !self.late.is_empty() && self.random.u8(0..32) == 0 {
+            let late = self.late.swap_remove(0);
+            self.commit(late, false);
         }
     }
 
@@ -214,7 +268,7 @@ impl World {
             self.tick();
             if self.busy && self.random.u8(0..4) == 0 {
                 let (id, now) = (self.random.i64(LEASES), self.now);
-                self.renew(id, now);
+                self.maybe_renew(id, now);
             }
             while !self.proposed.is_empty() && self.random.u8(0..3) > 0 {
                 let any = self.random.usize(0..self.proposed.len());
@@ -264,6 +318,8 @@ impl World {
         while let Some(proposal) = self.proposed.pop() {
             if self.random.bool() {
                 self.commit(proposal, false);
+            } else if self.mutation == Mutation::FormerLeader {
+                self.late.push(proposal);
             }
         }
         let outage = Duration::from_millis(self.random.u64(50..1500));
@@ -277,6 +333,12 @@ impl World {
         self.changes += 1;
         for truth in self.truth.values_mut() {
             truth.bound += truth.ttl / 2 + outage + GRACE + SLACK;
+        }
+        // Holders look for the new one, some after a long time.
+        for id in LEASES {
+            if self.busy && self.random.u8(0..3) == 0 {
+                self.renew(id, now);
+            }
         }
     }
 
@@ -292,70 +354,108 @@ impl World {
     }
 }
 
+/// One schedule to its end: how many leases ended, and how often the leader changed.
+fn run(seed: u64, mutation: Mutation) -> (usize, usize) {
+    let mut world = World::new(seed, mutation);
+    for _ in 0..world.random.usize(20..150) {
+        let id = world.random.i64(LEASES);
+        let now = world.now;
+        match world.random.u8(0..20) {
+            0..=2 => {
+                let ttl = Duration::from_secs(world.random.u64(2..40));
+                let stamp = world.random.u64(..);
+                world.proposed.push(Proposal::Grant(id, ttl, stamp, now));
+            }
+            3 => world.proposed.push(Proposal::Drop(id)),
+            // Gone and back under the same id, while its end is on its way, if one is.
+            4 => {
+                let id = world.proposed.iter().find_map(Proposal::ends).unwrap_or(id);
+                world.commit(Proposal::Drop(id), true);
+                let stamp = world.random.u64(..);
+                world.commit(Proposal::Grant(id, Duration::from_secs(5), stamp, now), true);
+            }
+            5..=10 => world.maybe_renew(id, now),
+            11 => world.change_leader(),
+            12 => world.stall(),
+            _ => {}
+        }
+        world.pass();
+    }
+    // Nobody renews any more: all of them end within their bounds, which `commit` checks.
+    world.busy = false;
+    for _ in 0..2000 {
+        if world.truth.is_empty() {
+            break;
+        }
+        if world.random.u8(0..40) == 0 && world.changes < 30 {
+            world.change_leader();
+        }
+        world.pass();
+    }
+    assert!(world.truth.is_empty(), "seed {seed}: {} leases never end", world.truth.len());
+    (world.ended, world.changes)
+}
+
 #[test]
 fn no_schedule_ends_a_lease_early_or_lets_it_live_on() {
     let (mut ended, mut changes) = (0, 0);
     for seed in 0..1500 {
-        let mut world = World::new(seed);
-        for _ in 0..world.random.usize(20..150) {
-            let id = world.random.i64(LEASES);
-            let now = world.now;
-            match world.random.u8(0..20) {
-                0..=2 => {
-                    let ttl = Duration::from_secs(world.random.u64(2..40));
-                    let stamp = world.random.u64(..);
-                    world.proposed.push(Proposal::Grant(id, ttl, stamp, now));
-                }
-                3 => world.proposed.push(Proposal::Drop(id)),
-                // Gone and back under the same id, while its end may be on its way.
-                4 => {
-                    world.commit(Proposal::Drop(id), true);
-                    let stamp = world.random.u64(..);
-                    world.commit(Proposal::Grant(id, Duration::from_secs(5), stamp, now), true);
-                }
-                5..=10 => world.renew(id, now),
-                11 => world.change_leader(),
-                12 => world.stall(),
-                _ => {}
-            }
-            world.pass();
-        }
-        // Nobody renews any more: all of them end within their bounds, which `commit` checks.
-        world.busy = false;
-        for _ in 0..2000 {
-            if world.truth.is_empty() {
-                break;
-            }
-            if world.random.u8(0..40) == 0 && world.changes < 30 {
-                world.change_leader();
-            }
-            world.pass();
-        }
-        assert!(world.truth.is_empty(), "seed {seed}: {} leases never end", world.truth.len());
-        ended += world.ended;
-        changes += world.changes;
+        let counts = run(seed, Mutation::None);
+        ended += counts.0;
+        changes += counts.1;
     }
     assert!(ended > 1000 && changes > 1000, "{ended} leases ended, {changes} changes: that is no test");
 }
 
-/// Every leader falls shortly before the end that it counted to; the next one goes on where it was.
+/// The net catches fish: each rule that is broken on purpose is noticed, and said in the words that belong to it.
 #[test]
-fn a_lease_that_nobody_renews_ends_soon_whoever_leads() {
-    for seed in 0..100 {
-        let mut world = World::new(seed);
-        world.busy = false;
-        let (ttl, now) = (Duration::from_secs(40), world.now);
-        world.commit(Proposal::Grant(1, ttl, seed, now), true);
-        for _ in 0..5 {
-            while world.members[world.leader].lessor.remaining(world.now, 1).is_some_and(|it| it.1 > ttl / 4)
-            {
-                world.pass();
-            }
-            world.change_leader();
-        }
-        while world.truth.contains_key(&1) {
-            assert!(world.now < world.truth[&1].bound, "seed {seed}: it lives on");
+#[expect(clippy::print_stdout, reason = "how soon, for the table in tests/README.md")]
+fn broken_rules_are_caught() {
+    type Schedule = fn(u64, Mutation);
+    let any: Schedule = |seed, mutation| {
+        run(seed, mutation);
+    };
+    let mutations: [(Mutation, Schedule, &str); 4] = [
+        (Mutation::EndById, any, "early"),
+        (Mutation::FormerLeader, any, "early"),
+        (Mutation::ToldTooEarly, any, "early"),
+        (Mutation::NothingNoted, one_that_nobody_renews, "it lives on"),
+    ];
+    let missed: Vec<Mutation> = mutations
+        .into_iter()
+        .filter(|(mutation, schedule, expected)| {
+            let caught = (0..NOTICED_WITHIN).find(|seed| {
+                let failure = std::panic::catch_unwind(|| schedule(*seed, *mutation)).err();
+                let text = failure.as_ref().and_then(|failure| failure.downcast_ref::<String>());
+                text.is_some_and(|text| text.ends_with(expected))
+            });
+            println!("{mutation:?}: {caught:?}");
+            caught.is_none()
+        })
+        .map(|(mutation, ..)| mutation)
+        .collect();
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+/// Every leader falls shortly before the end that it counted to; the next one goes on where it was.
+fn one_that_nobody_renews(seed: u64, mutation: Mutation) {
+    let mut world = World::new(seed, mutation);
+    world.busy = false;
+    let (ttl, now) = (Duration::from_secs(40), world.now);
+    world.commit(Proposal::Grant(1, ttl, seed, now), true);
+    for _ in 0..5 {
+        while world.members[world.leader].lessor.remaining(world.now, 1).is_some_and(|it| it.1 > ttl / 4) {
             world.pass();
         }
+        world.change_leader();
     }
+    while world.truth.contains_key(&1) {
+        assert!(world.now < world.truth[&1].bound, "seed {seed}: it lives on");
+        world.pass();
+    }
+}
+
+#[test]
+fn a_lease_that_nobody_renews_ends_soon_whoever_leads() {
+    (0..100).for_each(|seed| one_that_nobody_renews(seed, Mutation::None));
 }

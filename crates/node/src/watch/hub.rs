@@ -349,12 +349,17 @@ mod tests {
         reading: Option<(Revision, Revision)>,
         seen: Vec<Arc<Event>>,
         told: Revision,
+        /// Broken on purpose: having fallen behind, it says that it has read what it missed (etcd's issue 17529).
+        forgets: bool,
     }
 
     impl Reader {
         /// One step, as the pump does it; `history` is what the state holds.
         fn step(&mut self, hub: &mut Hub, history: &[Arc<Event>], random: &mut fastrand::Rng) {
             if let Some((from, through)) = self.reading.take() {
+                if self.forgets {
+                    return hub.fed(self.id, through);
+                }
                 // A page, cut at a whole revision.
                 let rest = &history[history.partition_point(|event| event.kv.mod_revision < from)..];
                 let page = random.usize(1..300);
@@ -386,78 +391,94 @@ mod tests {
         Arc::new(Event { delete: false, kv, prev_kv: None, sub })
     }
 
+    fn schedule(seed: u64, forgets: bool) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut hub = Hub::new(1);
+        let mut history: Vec<Arc<Event>> = Vec::new();
+        let mut readers: Vec<Reader> = Vec::new();
+        let mut revision = 1;
+        for _ in 0..random.usize(20..200) {
+            match random.u8(0..10) {
+                0 if readers.len() < 6 => {
+                    let start =
+                        [0, random.i64(1..=revision), revision + random.i64(1..20)][random.usize(0..3)];
+                    let (key, range_end) =
+                        [("a", ""), ("b", ""), ("a", "c"), ("a", "\0"), ("a", "b"), ("ab", "ac")]
+                            [random.usize(0..6)];
+                    let spec = WatchSpec {
+                        key: key.into(),
+                        range_end: range_end.into(),
+                        start_revision: start,
+                        ..WatchSpec::default()
+                    };
+                    let id = hub.watch(spec.clone());
+                    let from = if start == 0 { revision + 1 } else { start };
+                    readers.push(Reader {
+                        id,
+                        spec,
+                        from,
+                        reading: None,
+                        seen: Vec::new(),
+                        told: 0,
+                        forgets,
+                    });
+                }
+                1..=4 => {
+                    // Now and then a chunk that overflows queues.
+                    let revisions = if random.u8(0..8) == 0 { 700 } else { random.i64(0..4) };
+                    let mut events = Vec::new();
+                    for _ in 0..revisions {
+                        revision += 1;
+                        for sub in 0..random.u32(1..3) {
+                            events.push(event(
+                                ["a", "b", "c", "ab", "abc"][random.usize(0..5)],
+                                revision,
+                                sub,
+                            ));
+                        }
+                    }
+                    history.extend(events.iter().cloned());
+                    if random.u8(0..10) == 0 {
+                        hub.restored(revision);
+                    } else {
+                        hub.publish(&events, revision);
+                    }
+                }
+                5 if readers.len() > 3 => {
+                    let gone = readers.swap_remove(random.usize(0..readers.len()));
+                    hub.cancel(gone.id);
+                    assert!(matches!(hub.take(gone.id), Take::Gone));
+                }
+                _ if !readers.is_empty() => {
+                    let chosen = random.usize(0..readers.len());
+                    readers[chosen].step(&mut hub, &history, &mut random);
+                }
+                _ => {}
+            }
+        }
+        for reader in &mut readers {
+            while hub.progress(reader.id).is_none() || reader.reading.is_some() {
+                reader.step(&mut hub, &history, &mut random);
+            }
+            let place = |event: &Arc<Event>| (event.kv.mod_revision, event.sub);
+            let seen: Vec<_> = reader.seen.iter().map(place).collect();
+            let due = history
+                .iter()
+                .filter(|event| event.kv.mod_revision >= reader.from && matches(&reader.spec, event));
+            assert_eq!(seen, due.map(place).collect::<Vec<_>>(), "seed {seed}, watch {:?}", reader.spec);
+        }
+    }
+
     /// Any interleaving of chunks, installed snapshots and readers of any speed: everybody sees what matches, once, in
     /// order. A failure names its seed.
     #[test]
     fn no_schedule_makes_a_gap_or_a_duplicate() {
-        for seed in 0..400 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let mut hub = Hub::new(1);
-            let mut history: Vec<Arc<Event>> = Vec::new();
-            let mut readers: Vec<Reader> = Vec::new();
-            let mut revision = 1;
-            for _ in 0..random.usize(20..200) {
-                match random.u8(0..10) {
-                    0 if readers.len() < 6 => {
-                        let start =
-                            [0, random.i64(1..=revision), revision + random.i64(1..20)][random.usize(0..3)];
-                        let (key, range_end) =
-                            [("a", ""), ("b", ""), ("a", "c"), ("a", "\0"), ("a", "b"), ("ab", "ac")]
-                                [random.usize(0..6)];
-                        let spec = WatchSpec {
-                            key: key.into(),
-                            range_end: range_end.into(),
-                            start_revision: start,
-                            ..WatchSpec::default()
-                        };
-                        let id = hub.watch(spec.clone());
-                        let from = if start == 0 { revision + 1 } else { start };
-                        readers.push(Reader { id, spec, from, reading: None, seen: Vec::new(), told: 0 });
-                    }
-                    1..=4 => {
-                        // Now and then a chunk that overflows queues.
-                        let revisions = if random.u8(0..8) == 0 { 700 } else { random.i64(0..4) };
-                        let mut events = Vec::new();
-                        for _ in 0..revisions {
-                            revision += 1;
-                            for sub in 0..random.u32(1..3) {
-                                events.push(event(
-                                    ["a", "b", "c", "ab", "abc"][random.usize(0..5)],
-                                    revision,
-                                    sub,
-                                ));
-                            }
-                        }
-                        history.extend(events.iter().cloned());
-                        if random.u8(0..10) == 0 {
-                            hub.restored(revision);
-                        } else {
-                            hub.publish(&events, revision);
-                        }
-                    }
-                    5 if readers.len() > 3 => {
-                        let gone = readers.swap_remove(random.usize(0..readers.len()));
-                        hub.cancel(gone.id);
-                        assert!(matches!(hub.take(gone.id), Take::Gone));
-                    }
-                    _ if !readers.is_empty() => {
-                        let chosen = random.usize(0..readers.len());
-                        readers[chosen].step(&mut hub, &history, &mut random);
-                    }
-                    _ => {}
-                }
-            }
-            for reader in &mut readers {
-                while hub.progress(reader.id).is_none() || reader.reading.is_some() {
-                    reader.step(&mut hub, &history, &mut random);
-                }
-                let place = |event: &Arc<Event>| (event.kv.mod_revision, event.sub);
-                let seen: Vec<_> = reader.seen.iter().map(place).collect();
-                let due = history
-                    .iter()
-                    .filter(|event| event.kv.mod_revision >= reader.from && matches(&reader.spec, event));
-                assert_eq!(seen, due.map(place).collect::<Vec<_>>(), "seed {seed}, watch {:?}", reader.spec);
-            }
-        }
+        (0..400).for_each(|seed| schedule(seed, false));
+    }
+
+    #[test]
+    fn a_reader_that_forgets_what_it_missed_is_caught() {
+        let caught = (0..400).find(|seed| std::panic::catch_unwind(|| schedule(*seed, true)).is_err());
+        assert!(caught.is_some());
     }
 }
