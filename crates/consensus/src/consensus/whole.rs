@@ -85,7 +85,7 @@ mod tests {
         }
         let engine = MemoryEngine::new();
         if let Some(index) = database {
-            let value = wire::Position { term: 1, index, ..wire::Position::default() }.encode_to_vec().into();
+            let value = wire::Position { term: 1, index }.encode_to_vec().into();
             engine.write(&Batch { ops: vec![Op::Put { key: keys::applied(), value }] }).unwrap();
         }
         if log.is_none() {
