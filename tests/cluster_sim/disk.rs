@@ -5,7 +5,11 @@
 //! copy is one state of the disk: everything that was synced, and nothing else.
 //!
 //! A group that was on its way to the disk was not acknowledged, and the disk may hold any part of it. That part is made up
-//! here: bytes behind the end of the newest segment that look like the beginning of a write.
+//! here: bytes behind the end of the newest segment that look like the beginning of a write. Or it is a real one: a write that a
+//! broken disk took a part of (`quorate_storage::sim`).
+//!
+//! Disks rot too ([`rot`]). Spared is the newest group of the newest segment: a group of which nothing follows looks like a torn
+//! write when it is damaged, and is cut (`quorate_storage::log` says why no log can do better).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,6 +23,8 @@ pub(crate) enum Tail {
     Clean,
     /// A part of a write that nobody was told of: a power cut.
     Torn,
+    /// What the disk took of a write that failed, or in the middle of which the power went.
+    Midway,
 }
 
 /// Copies `from` beside itself; [`restore`] brings it back.
@@ -35,7 +41,7 @@ pub(crate) fn restore(dir: &Path, tail: Tail, random: &mut fastrand::Rng) -> io:
     std::fs::remove_dir_all(dir)?;
     std::fs::rename(kept(dir), dir)?;
     match tail {
-        Tail::Clean => Ok(()),
+        Tail::Clean | Tail::Midway => Ok(()),
         Tail::Torn => tear(&dir.join("log"), random),
     }
 }
@@ -53,6 +59,52 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
             copy(&entry.path(), &target)?;
         } else {
             std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Flips a few bits of one file in `dir`, before `last_group` (file, offset) if it is that file. Says where.
+pub(crate) fn rot(
+    dir: &Path,
+    last_group: Option<(PathBuf, u64)>,
+    random: &mut fastrand::Rng,
+) -> io::Result<Option<String>> {
+    let mut files = Vec::new();
+    list(dir, &mut files)?;
+    files.sort();
+    files.retain(|path| {
+        path.extension().is_some_and(|extension| extension == "log" || extension == "snapshot")
+    });
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let path = files.swap_remove(random.usize(0..files.len()));
+    let mut bytes = std::fs::read(&path)?;
+    let end = match last_group {
+        Some((file, at)) if file == path => usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len()),
+        _ => bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
+    };
+    if end == 0 {
+        return Ok(None);
+    }
+    let at = random.usize(0..end);
+    for _ in 0..random.usize(1..4) {
+        let near = (at + random.usize(0..8)).min(end - 1);
+        bytes[near] ^= 1 << random.u8(0..8);
+    }
+    std::fs::write(&path, bytes)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Some(format!("bits of {name} flipped at byte {at} of {end}")))
+}
+
+fn list(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            list(&entry.path(), files)?;
+        } else {
+            files.push(entry.path());
         }
     }
     Ok(())

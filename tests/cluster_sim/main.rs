@@ -1,21 +1,26 @@
 //! The replicated store under simulated networks, disks and crashes: the real `node`, `consensus` and log, one seed a schedule.
 //!
 //! ```text
-//!   cargo xtask ci                                      24 seeds
+//!   cargo xtask ci                                      18 seeds
 //!   cargo xtask sim --suite cluster --minutes 60        a soak
 //!   cargo xtask sim --suite cluster --seed 17           one again, with its trace
 //! ```
 //!
 //! Each seed runs in a process of its own, because the same seed has to give the same trace, and a process that has run
 //! another one is not the same process. [`world`] is the schedule and the network, [`member`] what runs on a member,
-//! [`history`] what clients saw and what must hold of it, [`disk`] what a crash leaves behind, [`witness`] what happened.
+//! [`history`] what clients saw and what must hold of it, [`lies`] what its checkers have to find, [`disk`] what a crash leaves
+//! behind, [`clocks`] what members take for the time, [`witness`] what happened.
 //!
 //! Without `--cfg quorate_sim` there is nothing here: the code below it would use the real network.
 
 #[cfg(quorate_sim)]
+mod clocks;
+#[cfg(quorate_sim)]
 mod disk;
 #[cfg(quorate_sim)]
 mod history;
+#[cfg(quorate_sim)]
+mod lies;
 #[cfg(quorate_sim)]
 mod member;
 #[cfg(quorate_sim)]

@@ -13,6 +13,46 @@ use serde_json::{Value, json};
 
 use crate::world::{self, Report};
 
+/// One seed takes ten seconds or so: whoever takes this long goes round in a circle in which no simulated time passes.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(240);
+
+/// What has to be done to the members, in so many seeds at least once,
+const FAULTS: &[(&str, usize)] = &[
+    ("kill", 1),
+    ("power cut", 10),
+    ("link cut", 10),
+    ("link cut one way", 10),
+    ("member alone", 10),
+    ("messages held back", 10),
+    ("member stands still", 10),
+    ("clock of another rate", 10),
+    ("to be added", 10),
+    ("to be removed", 10),
+    ("disk lost", 50),
+    ("flipped bits", 50),
+    ("ENOSPC", 50),
+    ("EIO of a write", 50),
+    ("EIO of a sync", 50),
+    ("power cut in a write", 50),
+];
+/// and what they have to come to.
+const REACHED: &[(&str, usize)] = &[
+    ("leaders", 1),
+    ("compactions", 1),
+    ("leases", 1),
+    ("snapshots installed", 10),
+    ("torn writes cut", 10),
+    ("members added", 10),
+    ("members removed", 10),
+    ("votes given", 10),
+    ("removed members ended", 10),
+    ("removals in peace", 50),
+    ("disks replaced", 50),
+    ("broken disks noticed", 50),
+    ("rotten disks refused", 50),
+    ("stalls noticed", 50),
+];
+
 /// The replicated store under simulated faults.
 #[derive(Debug, Parser)]
 struct Cli {
@@ -22,9 +62,9 @@ struct Cli {
     /// How many.
     #[arg(long, default_value_t = 40)]
     seeds: u64,
-    /// Instead: as many as begin within so many minutes.
+    /// Instead: as many as begin within so many seconds.
     #[arg(long)]
-    minutes: Option<u64>,
+    seconds: Option<u64>,
     /// The first of them.
     #[arg(long, default_value_t = 1)]
     first: u64,
@@ -45,6 +85,12 @@ struct Cli {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(seed) = cli.child.or(cli.seed) {
+        std::thread::spawn(move || {
+            std::thread::sleep(LONGEST);
+            let what = format!("it hangs: {LONGEST:?} and no end");
+            println!("{}", json!({"seed": seed, "violations": [what]}));
+            std::process::exit(1);
+        });
         let report = quorate_consensus::sim::seeded(seed, || world::run(seed, cli.seed.is_some()));
         println!("{}", as_json(seed, &report));
         return if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -69,8 +115,7 @@ fn as_json(seed: u64, report: &Report) -> Value {
         "acknowledged": report.acknowledged,
         "reads": report.reads,
         "lies": report.lies,
-        "leaders": report.seen.leaders,
-        "installed": report.seen.installed,
+        "seen": report.seen,
         "faults": report.faults,
         "trace": format!("{hash:08x}/{notes}"),
         "violations": report.violations,
@@ -103,8 +148,8 @@ fn gather(cli: &Cli) -> Result<bool> {
     }
     let began = Instant::now();
     let next = AtomicU64::new(cli.first);
-    let end = cli.minutes.map_or(cli.first + cli.seeds, |_| u64::MAX);
-    let until = cli.minutes.map(|minutes| began + std::time::Duration::from_secs(minutes * 60));
+    let end = cli.seconds.map_or(cli.first + cli.seeds, |_| u64::MAX);
+    let until = cli.seconds.map(|seconds| began + std::time::Duration::from_secs(seconds));
     let reports: Mutex<Vec<Value>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..cli.jobs.max(1) {
@@ -118,7 +163,7 @@ fn gather(cli: &Cli) -> Result<bool> {
                         .unwrap_or_else(|error| json!({"seed": seed, "violations": [error.to_string()]}));
                     let mut reports = reports.lock();
                     reports.push(report);
-                    if reports.len() % 100 == 0 {
+                    if reports.len().is_multiple_of(100) {
                         println!("cluster_sim: {} seeds", reports.len());
                     }
                 }
@@ -143,32 +188,48 @@ fn gather(cli: &Cli) -> Result<bool> {
         }
     }
     let sum = |name: &str| reports.iter().filter_map(|report| report[name].as_u64()).sum::<u64>();
-    let mut faults: BTreeMap<String, u64> = BTreeMap::new();
-    for report in &reports {
-        for (fault, count) in report["faults"].as_object().into_iter().flatten() {
-            *faults.entry(fault.clone()).or_default() += count.as_u64().unwrap_or_default();
+    let sums = |of: &str| {
+        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+        for report in &reports {
+            for (what, count) in report[of].as_object().into_iter().flatten() {
+                *sums.entry(what.clone()).or_default() += count.as_u64().unwrap_or_default();
+            }
         }
-    }
+        sums
+    };
+    let (faults, seen) = (sums("faults"), sums("seen"));
+    let line = |sums: &BTreeMap<String, u64>| {
+        sums.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
+    };
     println!(
-        "cluster_sim: {} seeds, {:.2} simulated hours in {:.0} s; {} writes, {} acknowledged, {} reads; {} changes of the leader, {} snapshots installed; {} lies noticed",
+        "cluster_sim: {} seeds, {:.2} simulated hours in {:.0} s; {} writes, {} acknowledged, {} reads; {} lies noticed",
         reports.len(),
         sum("simulated_ms") as f64 / 3_600_000.0,
         began.elapsed().as_secs_f64(),
         sum("writes"),
         sum("acknowledged"),
         sum("reads"),
-        sum("leaders"),
-        sum("installed"),
         sum("lies"),
     );
-    let faults: Vec<String> = faults.into_iter().map(|(fault, count)| format!("{fault} {count}")).collect();
-    println!("cluster_sim: faults: {}", faults.join(", "));
+    println!("cluster_sim: faults: {}", line(&faults));
+    println!("cluster_sim: reached: {}", line(&seen));
+    // For `cargo xtask sim`.
+    println!("tally: runs {}\ntally: simulated_s {}", reports.len(), sum("simulated_ms") / 1000);
+    for (kind, sums) in [("fault", &faults), ("reached", &seen)] {
+        sums.iter().for_each(|(what, count)| println!("tally: {kind} {what} {count}"));
+    }
     // A run in which nothing went wrong proves nothing.
-    for needed in ["leaders", "installed", "acknowledged", "reads", "lies"] {
-        if sum(needed) == 0 {
-            println!("cluster_sim: INVALID: no {needed} in any seed");
-            sound = false;
-        }
+    let counted = ["acknowledged", "reads", "lies"].map(|name| (name, sum(name)));
+    let counted = counted.iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name);
+    let lacking = |needed: &'static [(&'static str, usize)], sums: &BTreeMap<String, u64>| {
+        let due = needed.iter().filter(|(_, seeds)| reports.len() >= *seeds);
+        let lacking = due.filter(|(name, _)| sums.get(*name).is_none_or(|count| *count == 0));
+        lacking.map(|(name, _)| *name).collect::<Vec<_>>()
+    };
+    let missing = counted.chain(lacking(FAULTS, &faults)).chain(lacking(REACHED, &seen));
+    for needed in missing {
+        println!("cluster_sim: INVALID: no {needed} in any seed");
+        sound = false;
     }
     let failed = reports
         .iter()

@@ -1,12 +1,19 @@
 //! What happened in a run: counted from the log lines of the members, because a run in which nothing happened proves nothing,
 //! and hashed, because the same seed has to give the same run.
+//!
+//! Whose turn it is comes from here too, for [`crate::clocks`], and what nobody else sees: who leads in which term.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::clocks;
 
 /// Shared by the subscriber and the schedule.
 #[derive(Debug, Default, Clone)]
@@ -18,20 +25,25 @@ pub(crate) struct Witness {
 struct Inner {
     hash: u32,
     notes: u64,
-    leaders: u64,
-    installed: u64,
+    seen: BTreeMap<&'static str, u64>,
+    /// Who leads, by term.
+    leaders: BTreeMap<String, String>,
     complaints: Vec<String>,
     print: bool,
 }
 
-/// What a run has to have seen, or it does not count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// Times a member heard of another leader.
-    pub(crate) leaders: u64,
-    /// Snapshots installed from a peer.
-    pub(crate) installed: u64,
-}
+/// Log lines that say that something was reached, and what it is called in the summary.
+const MILESTONES: &[(&str, &str)] = &[
+    ("the store has a leader", "leaders"),
+    ("a snapshot was installed", "snapshots installed"),
+    ("a member was added", "members added"),
+    ("a member was removed", "members removed"),
+    ("a learner has the vote", "learners promoted"),
+    ("the added member has caught up and has the vote", "votes given"),
+    ("the member on the new disk has the vote", "disks replaced"),
+    ("this process did not run; leases are lengthened by as much", "stalls noticed"),
+    ("log: a torn write that was never acknowledged", "torn writes cut"),
+];
 
 impl Witness {
     pub(crate) fn printing(print: bool) -> Witness {
@@ -51,9 +63,14 @@ impl Witness {
         }
     }
 
-    pub(crate) fn seen(&self) -> Seen {
-        let inner = self.inner.lock();
-        Seen { leaders: inner.leaders, installed: inner.installed }
+    /// What was reached, how often.
+    pub(crate) fn seen(&self) -> BTreeMap<&'static str, u64> {
+        self.inner.lock().seen.clone()
+    }
+
+    /// Something was reached that no log line tells.
+    pub(crate) fn reached(&self, what: &'static str) {
+        *self.inner.lock().seen.entry(what).or_default() += 1;
     }
 
     /// Errors that a member logged.
@@ -77,27 +94,65 @@ fn print(line: &str) {
 #[derive(Default)]
 struct Line {
     message: String,
-    fields: String,
+    fields: BTreeMap<&'static str, String>,
+}
+
+impl Line {
+    fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        self.fields.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
 }
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let written = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
-        };
-        written.expect("writing to a string");
+        let mut text = String::new();
+        write!(text, "{value:?}").expect("writing to a string");
+        match field.name() {
+            "message" => self.message = text,
+            name => drop(self.fields.insert(name, text)),
+        }
     }
 }
 
-impl<S: tracing::Subscriber> Layer<S> for Witness {
+/// The member that a span of turmoil's is about.
+struct Turn(usize);
+
+impl<S: tracing::Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Witness {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if attributes.metadata().name() != "node" || !attributes.metadata().target().starts_with("turmoil") {
+            return;
+        }
+        let mut line = Line::default();
+        attributes.record(&mut line);
+        let name = line.field("name").trim_matches('"');
+        let member = name.strip_prefix('m').and_then(|number| number.parse().ok());
+        if let (Some(span), Some(member)) = (context.span(id), member) {
+            span.extensions_mut().insert(Turn(member));
+        }
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(turn) = span.extensions().get::<Turn>()
+        {
+            clocks::turn_of(turn.0);
+        }
+    }
+
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let target = event.metadata().target();
         // Where two runs of one seed part ways.
         if std::env::var_os("QUORATE_SIM_NETWORK").is_some() && target.starts_with("turmoil") {
             let mut line = Line::default();
             event.record(&mut line);
-            print(&format!("        {:?} {}{}", turmoil::sim_elapsed(), line.message, line.fields));
+            print(&format!("        {:?} {line}", turmoil::sim_elapsed()));
             return;
         }
         if !target.starts_with("quorate") {
@@ -107,14 +162,20 @@ impl<S: tracing::Subscriber> Layer<S> for Witness {
         let mut line = Line::default();
         event.record(&mut line);
         let mut inner = self.inner.lock();
-        match line.message.as_str() {
-            "the store has a leader" => inner.leaders += 1,
-            "a snapshot was installed" => inner.installed += 1,
-            _ => {}
+        if let Some((_, what)) = MILESTONES.iter().find(|(message, _)| *message == line.message) {
+            *inner.seen.entry(what).or_default() += 1;
         }
-        let text = format!("{level} {target}: {}{}", line.message, line.fields);
+        let text = format!("{level} {target}: {line}");
         if level == tracing::Level::ERROR {
             inner.complaints.push(text.clone());
+        }
+        if line.message == "the store has a leader" {
+            let (term, leader) = (line.field("term").to_owned(), line.field("leader").to_owned());
+            let known = inner.leaders.entry(term.clone()).or_insert_with(|| leader.clone());
+            if *known != leader {
+                let two = format!("TWO LEADERS of term {term}: {known} and {leader}");
+                inner.complaints.push(two);
+            }
         }
         if inner.print && level <= tracing::Level::INFO {
             drop(inner);

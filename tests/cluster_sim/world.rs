@@ -1,24 +1,32 @@
-//! One schedule: a cluster, a network that misbehaves, members that die, and in the end peace.
+//! One schedule: a cluster, a network that misbehaves, members that die, come, go and stand still, and in the end peace.
 //!
 //! ```text
-//!   0 ───────────────── chaos ─────────────────► heal ── everybody writes once more ── everybody tells ── judge
+//!   0 ──────────────── chaos ────────────────► heal ── somebody is removed ── everybody writes once more ── everybody tells ── judge
 //!     a fault every 0.1 to 1.5 s: crash, power cut, start, cut of a link (one way, both ways), a member alone,
-//!     messages held back, a slow link, everything whole again
+//!     messages held back, a slow link, everything whole again; a member stands still, its disk fails, is lost or rots;
+//!     a member is added, promoted, removed
 //! ```
 //!
-//! Everything that is drawn comes from the seed. At most the whole cluster is down at a time: a quorum is not spared.
+//! Everything that is drawn comes from the seed. At most the whole cluster is down at a time: a quorum is not spared. What is
+//! spared is what no store could survive: a disk is lost only while all other voters have theirs, are three at least, and
+//! nobody is being removed ([`World::may_lose_a_disk`]).
+//!
+//! The schedule is the operator too ([`World::attend`]): it starts what was added, wipes the disk of a member that was removed,
+//! or that refuses to start on a rotten disk, and starts it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quorate_node::{Compaction, Config, clock};
+use quorate_consensus::sim::disk::{self as faulty, Fault};
+use quorate_node::{Compaction, Config};
 
 use crate::disk::{self, Tail};
-use crate::history;
-use crate::member::{self, Shared};
-use crate::witness::{Seen, Witness};
+use crate::member::{self, Done, Ended, Order, Shared, url_of};
+use crate::witness::Witness;
+use crate::{clocks, history, lies};
 
 /// The network moves this far at a time.
 const TICK: Duration = Duration::from_millis(4);
@@ -26,8 +34,10 @@ const TICK: Duration = Duration::from_millis(4);
 const CHAOS: (u64, u64) = (8, 20);
 /// From peace to the last word of the last member.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The clock of leases does not begin at zero.
-const BOOTED: Duration = Duration::from_secs(1_000);
+/// Beside the initial members.
+const SPARES: usize = 2;
+/// No more are added.
+const MOST_VOTERS: usize = 5;
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -40,7 +50,8 @@ pub(crate) struct Report {
     pub(crate) faults: BTreeMap<&'static str, usize>,
     /// Lies about the history that the checkers were tried with.
     pub(crate) lies: usize,
-    pub(crate) seen: Seen,
+    /// What was reached, how often.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
     pub(crate) trace: (u32, u64),
     pub(crate) violations: Vec<String>,
 }
@@ -52,8 +63,23 @@ struct World<'s> {
     names: Vec<String>,
     root: tempfile::TempDir,
     down: BTreeMap<usize, Tail>,
+    /// Until when members stand still.
+    still: BTreeMap<usize, Duration>,
     /// Pairs whose messages are held back.
     held: BTreeSet<(usize, usize)>,
+    /// Ids that were removed, perhaps, or whose disk was lost.
+    over: BTreeSet<u64>,
+    /// Places that are certainly in the membership, and those that perhaps are.
+    within: BTreeSet<usize>,
+    perhaps: BTreeSet<usize>,
+    /// Learners that were added to stay learners.
+    learners: BTreeSet<u64>,
+    /// Whose disk is gone or may rot on; no other one is lost meanwhile.
+    lost: Option<usize>,
+    /// A removal without an answer may yet happen.
+    unresolved: bool,
+    /// Peace: whoever ends is started at once.
+    healed: bool,
     faults: BTreeMap<&'static str, usize>,
 }
 
@@ -78,19 +104,26 @@ pub(crate) fn run(seed: u64, print: bool) -> Report {
         .rng_seed(seed)
         .build();
     let shared = Rc::new(Shared::new(witness));
-    let names: Vec<String> = (0..members).map(|n| format!("m{n}")).collect();
-    let initial: Vec<(String, String)> =
-        names.iter().map(|name| (name.clone(), format!("http://{name}:2380"))).collect();
+    let names: Vec<String> = (0..members + SPARES).map(|n| format!("m{n}")).collect();
+    let initial: Vec<(String, String)> = (0..members).map(|n| (names[n].clone(), url_of(n))).collect();
     let snapshot_count = [20, 60, 10_000][random.usize(0..3)];
+    let rate = if random.bool() { 1000 } else { random.u32(900..=1100) };
+    clocks::set_up(names.len(), random.usize(0..members), rate);
+    shared.taken.lock().extend(0..members);
     for (at, name) in names.iter().enumerate() {
         let mut config = Config::single(name, root.path().join(name));
         config.peer_listen = vec!["0.0.0.0:2380".to_owned()];
-        config.peer_advertise = initial[at].1.clone();
+        config.peer_advertise = url_of(at);
         config.initial_cluster = initial.clone();
+        if at >= members {
+            config.initial_cluster.push((name.clone(), url_of(at)));
+            config.new_cluster = false;
+        }
         config.snapshot_count = snapshot_count;
         config.compaction = Compaction::Off;
         let shared = Rc::clone(&shared);
-        sim.host(name.as_str(), move || member::run(at, config.clone(), members, Rc::clone(&shared)));
+        clocks::turn_of(at);
+        sim.host(name.as_str(), move || member::run(at, config.clone(), Rc::clone(&shared)));
     }
     let mut world = World {
         sim,
@@ -99,14 +132,25 @@ pub(crate) fn run(seed: u64, print: bool) -> Report {
         names,
         root,
         down: BTreeMap::new(),
+        still: BTreeMap::new(),
         held: BTreeSet::new(),
+        over: BTreeSet::new(),
+        within: (0..members).collect(),
+        perhaps: BTreeSet::new(),
+        learners: BTreeSet::new(),
+        lost: None,
+        unresolved: false,
+        healed: false,
         faults: BTreeMap::new(),
     };
+    if rate != 1000 {
+        world.count("clock of another rate");
+    }
     let mut violations = Vec::new();
     if let Err(why) = world.schedule() {
         violations.push(why);
     }
-    world.judge(violations)
+    world.judge(members, violations)
 }
 
 impl World<'_> {
@@ -114,12 +158,36 @@ impl World<'_> {
         self.shared.witness.note(&format!("{:?} {note}", self.sim.elapsed()));
     }
 
+    fn count(&mut self, fault: &'static str) {
+        *self.faults.entry(fault).or_default() += 1;
+        self.note(fault);
+    }
+
     /// Lets `time` pass.
     fn pass(&mut self, time: Duration) -> Result<(), String> {
         let until = self.sim.elapsed() + time;
         while self.sim.elapsed() < until {
-            clock::set_boottime(BOOTED + self.sim.elapsed());
+            clocks::pass(self.sim.elapsed());
             self.sim.step().map_err(|error| format!("a member ended by itself: {error}"))?;
+            self.attend()?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass until `reached`, or says that it was not.
+    fn pass_until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let begun = self.sim.elapsed();
+        while !reached(self) {
+            if self.sim.elapsed() - begun > PATIENCE {
+                return Err(format!(
+                    "NO PROGRESS: {PATIENCE:?} and not {what}; of the places {:?} there run {:?}, {:?} have written, {:?} told",
+                    self.shared.taken.lock(),
+                    self.shared.running.lock().keys(),
+                    self.shared.finished.lock(),
+                    self.shared.ends.lock().keys()
+                ));
+            }
+            self.pass(TICK * 5)?;
         }
         Ok(())
     }
@@ -132,25 +200,22 @@ impl World<'_> {
             self.fault();
         }
         self.heal();
-        self.shared.finishing.store(true, Ordering::Relaxed);
-        let begun = self.sim.elapsed();
-        while self.shared.ends.lock().len() < self.names.len() {
-            if self.sim.elapsed() - begun > PATIENCE {
-                return Err(format!(
-                    "NO PROGRESS: {PATIENCE:?} after everything was whole again only {:?} had written and {:?} told",
-                    self.shared.finished.lock().keys(),
-                    self.shared.ends.lock().keys()
-                ));
-            }
-            self.pass(TICK * 5)?;
+        self.pass_until("everybody runs and no order is left", |world| {
+            let taken = world.shared.taken.lock();
+            world.shared.orders.lock().is_empty()
+                && world.shared.under_way.lock().is_none()
+                && taken.iter().all(|at| world.shared.running.lock().contains_key(at))
+        })?;
+        if self.random.bool() {
+            self.remove_in_peace()?;
         }
+        self.shared.finishing.store(true, Ordering::Relaxed);
+        self.pass_until("everybody has told", |world| {
+            let ends = world.shared.ends.lock();
+            ends.values().next().is_some_and(|end| end.members.iter().all(|at| ends.contains_key(at)))
+        })?;
         // What the watchers are still to be told.
         self.pass(Duration::from_secs(2))
-    }
-
-    fn count(&mut self, fault: &'static str) {
-        *self.faults.entry(fault).or_default() += 1;
-        self.note(fault);
     }
 
     fn fault(&mut self) {
@@ -158,39 +223,44 @@ impl World<'_> {
         let one = self.random.usize(0..members);
         let other = (one + self.random.usize(1..members)) % members;
         let (a, b) = (self.names[one].clone(), self.names[other].clone());
-        match self.random.u8(0..20) {
-            0..=3 => self.crash(one),
-            4..=7 => self.start(),
-            8..=9 => {
+        match self.random.u8(0..32) {
+            0..=3 => self.crash(one, None),
+            4..=8 => self.start(),
+            9..=10 => {
                 self.sim.partition(a.as_str(), b.as_str());
                 self.count("link cut");
             }
-            10 => {
+            11 => {
                 self.sim.partition_oneway(a.as_str(), b.as_str());
                 self.count("link cut one way");
             }
-            11..=12 => {
+            12..=13 => {
                 for name in self.names.iter().filter(|name| **name != a) {
                     self.sim.partition(a.as_str(), name.as_str());
                 }
                 self.count("member alone");
             }
-            13 => {
+            14 => {
                 self.sim.hold(a.as_str(), b.as_str());
                 self.held.insert((one, other));
                 self.count("messages held back");
             }
-            14 => {
+            15 => {
                 let slow = Duration::from_millis(self.random.u64(30..300));
                 self.sim.set_link_max_message_latency(a.as_str(), b.as_str(), slow);
                 self.count("slow link");
             }
-            15 if self.down.is_empty() => {
+            16 if self.down.is_empty() => {
                 for at in 0..members {
-                    self.crash(at);
+                    self.crash(at, None);
                 }
                 self.count("all down");
             }
+            17..=18 => self.stand_still(one),
+            19..=20 => self.break_disk(one),
+            21 => self.lose_disk(one),
+            22 => self.rot(one),
+            23..=27 => self.order(one),
             _ => {
                 self.whole();
                 self.count("network whole");
@@ -198,36 +268,293 @@ impl World<'_> {
         }
     }
 
-    fn dir(&self, at: usize) -> std::path::PathBuf {
+    fn dir(&self, at: usize) -> PathBuf {
         self.root.path().join(&self.names[at])
     }
 
-    fn crash(&mut self, at: usize) {
-        if self.down.contains_key(&at) {
+    fn log(&self, at: usize) -> PathBuf {
+        self.dir(at).join("log")
+    }
+
+    fn takes_part(&self, at: usize) -> bool {
+        self.shared.taken.lock().contains(&at)
+    }
+
+    /// What is left behind is drawn, if not given.
+    fn crash(&mut self, at: usize, tail: Option<Tail>) {
+        if self.down.contains_key(&at) || !self.takes_part(at) {
             return;
         }
-        let tail = if self.random.bool() { Tail::Clean } else { Tail::Torn };
+        self.go_on(at);
+        let tail = tail.unwrap_or_else(|| if self.random.bool() { Tail::Clean } else { Tail::Torn });
         let dir = self.dir(at);
         if dir.is_dir() {
             disk::keep(&dir).expect("a copy of the directory");
         }
         self.sim.crash(self.names[at].as_str());
+        faulty::mend(&self.log(at));
         if dir.is_dir() {
             disk::restore(&dir, tail, &mut self.random).expect("the copy is brought back");
         }
+        self.shared.running.lock().remove(&at);
+        let mut under_way = self.shared.under_way.lock();
+        if let Some((_, order)) = under_way.take_if(|(by, _)| *by == at) {
+            self.shared.done.lock().push_back((order, Done::Unknown));
+        }
+        drop(under_way);
         self.down.insert(at, tail);
         self.count(match tail {
             Tail::Clean => "kill",
-            Tail::Torn => "power cut",
+            Tail::Torn | Tail::Midway => "power cut",
         });
     }
 
     /// Starts one of those that are down.
     fn start(&mut self) {
-        let Some(at) = self.down.keys().next().copied() else { return };
+        let down: Vec<usize> = self.down.keys().copied().collect();
+        if down.is_empty() {
+            return;
+        }
+        let at = down[self.random.usize(0..down.len())];
         self.down.remove(&at);
-        self.sim.bounce(self.names[at].as_str());
+        self.bounce(at);
         self.count("start");
+    }
+
+    /// The host begins anew.
+    fn bounce(&mut self, at: usize) {
+        // Its software takes its first steps here, and not in its turn.
+        clocks::turn_of(at);
+        self.sim.bounce(self.names[at].as_str());
+    }
+
+    /// The member, its clock, its clients and its network stand still.
+    fn stand_still(&mut self, at: usize) {
+        if self.down.contains_key(&at) || !self.takes_part(at) || clocks::stands_still(at) {
+            return;
+        }
+        let time = Duration::from_millis(self.random.u64(300..4000));
+        for name in self.names.iter().filter(|name| **name != self.names[at]) {
+            self.sim.hold(self.names[at].as_str(), name.as_str());
+        }
+        clocks::stand_still(at, true);
+        self.still.insert(at, self.sim.elapsed() + time);
+        self.count("member stands still");
+    }
+
+    fn go_on(&mut self, at: usize) {
+        if self.still.remove(&at).is_none() {
+            return;
+        }
+        for (other, name) in self.names.iter().enumerate().filter(|(other, _)| *other != at) {
+            // Of two that stand still the second takes the link with it.
+            if !self.still.contains_key(&other) {
+                self.sim.release(self.names[at].as_str(), name.as_str());
+            }
+        }
+        clocks::stand_still(at, false);
+        self.note(&format!("m{at} goes on"));
+    }
+
+    /// The next write of its log fails, or the power goes in the middle of it.
+    fn break_disk(&mut self, at: usize) {
+        if !self.shared.running.lock().contains_key(&at) {
+            return;
+        }
+        let (fault, name) = match self.random.u8(0..4) {
+            0 => (Fault::NoSpace, "ENOSPC"),
+            1 => (Fault::FailedWrite, "EIO of a write"),
+            2 => (Fault::FailedSync, "EIO of a sync"),
+            _ => (Fault::PowerCut, "power cut in a write"),
+        };
+        faulty::break_next(&self.log(at), fault, self.random.u64(..));
+        self.count(name);
+    }
+
+    /// A disk more or less must not cost what was acknowledged, nor the quorum for good.
+    fn may_lose_a_disk(&self, at: usize) -> bool {
+        let removing = |order: &Order| matches!(order, Order::Remove { .. });
+        self.lost.is_none()
+            && !self.unresolved
+            && self.within.contains(&at)
+            && self.shared.voters.lock().len() >= 3
+            && !self.shared.orders.lock().iter().any(removing)
+            && !self.shared.under_way.lock().as_ref().is_some_and(|(_, order)| removing(order))
+            && self.known_id(at).is_some_and(|id| !self.over.contains(&id))
+    }
+
+    /// The id under which this place was heard of last.
+    fn known_id(&self, at: usize) -> Option<u64> {
+        self.shared.ids.lock().get(&at).copied()
+    }
+
+    /// It comes back on an empty disk: another member of the same name and URL.
+    fn lose_disk(&mut self, at: usize) {
+        if !self.may_lose_a_disk(at) {
+            return;
+        }
+        self.crash(at, Some(Tail::Clean));
+        self.wipe(at);
+        self.lost = Some(at);
+        self.count("disk lost");
+    }
+
+    fn wipe(&mut self, at: usize) {
+        self.over.extend(self.known_id(at));
+        self.shared.ids.lock().remove(&at);
+        let dir = self.dir(at);
+        if dir.is_dir() {
+            std::fs::remove_dir_all(&dir).expect("the directory is removed");
+        }
+    }
+
+    /// Bits flip on the disk of one that is down.
+    fn rot(&mut self, at: usize) {
+        if !self.may_lose_a_disk(at) {
+            return;
+        }
+        self.crash(at, Some(Tail::Clean));
+        let dir = self.dir(at);
+        let flipped = disk::rot(&dir, faulty::last_group(&self.log(at)), &mut self.random)
+            .expect("the files are there");
+        if let Some(place) = flipped {
+            self.lost = Some(at);
+            self.note(&format!("m{at}: {place}"));
+            self.count("flipped bits");
+        }
+    }
+
+    /// Somebody is to be added, promoted or removed.
+    fn order(&mut self, one: usize) {
+        if !self.shared.orders.lock().is_empty() || self.shared.under_way.lock().is_some() {
+            return;
+        }
+        let voters = self.shared.voters.lock().len();
+        let order = if !self.takes_part(one) {
+            let learner = self.random.u8(0..3) == 0;
+            (voters < MOST_VOTERS).then_some(Order::Add { place: one, learner })
+        } else {
+            self.known_id(one).filter(|id| !self.over.contains(id)).and_then(|id| {
+                if self.learners.contains(&id) && self.random.bool() {
+                    return Some(Order::Promote { id });
+                }
+                // Who lost a disk a moment ago still counts as alive at the leader.
+                (voters >= 3 && self.lost.is_none()).then_some(Order::Remove { id })
+            })
+        };
+        let Some(order) = order else { return };
+        if let Order::Remove { id } = order {
+            self.over.insert(id);
+        }
+        self.shared.orders.lock().push_back(order);
+        self.count(match order {
+            Order::Add { .. } => "to be added",
+            Order::Promote { .. } => "to be promoted",
+            Order::Remove { .. } => "to be removed",
+        });
+    }
+
+    /// What the schedule does as the operator, after every step.
+    fn attend(&mut self) -> Result<(), String> {
+        let now = self.sim.elapsed();
+        let rested: Vec<usize> =
+            self.still.iter().filter(|(_, until)| **until <= now).map(|(at, _)| *at).collect();
+        rested.into_iter().for_each(|at| self.go_on(at));
+        for at in 0..self.names.len() {
+            if faulty::power_is_gone(&self.log(at)) {
+                self.crash(at, Some(Tail::Midway));
+            }
+        }
+        for (at, id) in self.shared.running.lock().clone() {
+            let before = self.shared.ids.lock().insert(at, id);
+            if before.is_none() && self.lost == Some(at) {
+                self.lost = None;
+            }
+        }
+        loop {
+            let Some((order, done)) = self.shared.done.lock().pop_front() else { break };
+            self.conclude(order, done);
+        }
+        loop {
+            let Some((at, ended)) = self.shared.ended.lock().pop_front() else { break };
+            self.restart(at, &ended)?;
+        }
+        Ok(())
+    }
+
+    fn place_of(&self, id: u64) -> Option<usize> {
+        self.shared.ids.lock().iter().find(|(_, known)| **known == id).map(|(at, _)| *at)
+    }
+
+    fn conclude(&mut self, order: Order, done: Done) {
+        match (order, done) {
+            (_, Done::Refused) => {
+                if let Order::Remove { id } = order {
+                    self.over.remove(&id);
+                }
+            }
+            (Order::Add { place, learner }, done) => {
+                match done {
+                    Done::Yes(id) => {
+                        self.within.insert(place);
+                        if learner {
+                            self.learners.insert(id);
+                        }
+                    }
+                    Done::Unknown | Done::Refused => drop(self.perhaps.insert(place)),
+                }
+                self.shared.taken.lock().insert(place);
+                self.bounce(place);
+                self.note(&format!("m{place} is to join"));
+            }
+            (Order::Promote { id }, _) => drop(self.learners.remove(&id)),
+            (Order::Remove { id }, done) => {
+                self.unresolved |= done == Done::Unknown;
+                let Some(at) = self.place_of(id) else { return };
+                self.within.remove(&at);
+                if done == Done::Unknown {
+                    self.perhaps.insert(at);
+                }
+            }
+        }
+    }
+
+    /// A member has ended, or did not start. What is no answer to what was done to it is a violation.
+    fn restart(&mut self, at: usize, ended: &Ended) -> Result<(), String> {
+        let (Ended::NotStarted(sentence) | Ended::Failed(sentence)) = ended;
+        let removed = self.known_id(at).is_some_and(|id| self.over.contains(&id));
+        let maybe_out = removed || !self.within.contains(&at) || self.perhaps.contains(&at);
+        if sentence.contains(faulty::SENTENCE) {
+            self.crash(at, Some(Tail::Midway));
+            self.shared.witness.reached("broken disks noticed");
+        } else if self.lost == Some(at) && sentence.contains("damaged") {
+            self.crash(at, Some(Tail::Clean));
+            self.wipe(at);
+            self.shared.witness.reached("rotten disks refused");
+        } else if maybe_out
+            && ["has replaced this member", "no member with the peer URL", "refuses to replace this member"]
+                .iter()
+                .any(|known| sentence.contains(known))
+        {
+            self.crash(at, Some(Tail::Clean));
+            self.wipe(at);
+            self.down.remove(&at);
+            self.shared.taken.lock().remove(&at);
+            self.perhaps.remove(&at);
+            self.within.remove(&at);
+            if self.lost == Some(at) {
+                self.lost = None;
+            }
+            self.shared.witness.reached("removed members ended");
+            // Idle from now on.
+            self.bounce(at);
+        } else {
+            return Err(format!("m{at} ended for no reason: {ended:?}"));
+        }
+        if self.healed && self.down.contains_key(&at) {
+            self.start();
+        }
+        Ok(())
     }
 
     fn whole(&mut self) {
@@ -235,7 +562,10 @@ impl World<'_> {
             self.sim.release(self.names[one].as_str(), self.names[other].as_str());
         }
         for (one, a) in self.names.iter().enumerate() {
-            for b in &self.names[..one] {
+            for (other, b) in self.names[..one].iter().enumerate() {
+                if self.still.contains_key(&one) || self.still.contains_key(&other) {
+                    continue;
+                }
                 self.sim.repair(a.as_str(), b.as_str());
                 self.sim.set_link_max_message_latency(a.as_str(), b.as_str(), Duration::from_millis(10));
             }
@@ -243,6 +573,12 @@ impl World<'_> {
     }
 
     fn heal(&mut self) {
+        self.healed = true;
+        let still: Vec<usize> = self.still.keys().copied().collect();
+        still.into_iter().for_each(|at| self.go_on(at));
+        for at in 0..self.names.len() {
+            faulty::mend(&self.log(at));
+        }
         while !self.down.is_empty() {
             self.start();
         }
@@ -250,33 +586,74 @@ impl World<'_> {
         self.note("healed");
     }
 
-    fn judge(self, mut violations: Vec<String>) -> Report {
-        let history = self.shared.history.lock();
+    /// One that does not lead is removed while nothing else is wrong: the others keep their leader and their term, and it ends.
+    fn remove_in_peace(&mut self) -> Result<(), String> {
+        self.pass(Duration::from_secs(3))?;
+        let leader = self.shared.leader.load(Ordering::Relaxed);
+        let voters = self.shared.voters.lock().clone();
+        let running = self.shared.running.lock().clone();
+        let victim = running.into_iter().find(|(at, id)| {
+            *id != leader && voters.contains(id) && self.within.contains(at) && !self.perhaps.contains(at)
+        });
+        let Some((at, id)) = victim.filter(|_| voters.len() >= 3 && leader != 0 && self.lost.is_none())
+        else {
+            return Ok(());
+        };
+        let term = self.shared.term.load(Ordering::Relaxed);
+        self.over.insert(id);
+        self.shared.orders.lock().push_back(Order::Remove { id });
+        self.note(&format!("m{at} is to be removed in peace"));
+        self.pass_until("the removal is through", |world| {
+            !world.within.contains(&at) || !world.over.contains(&id)
+        })?;
+        if !self.over.contains(&id) {
+            return Err(format!("REFUSED: to remove m{at} in peace"));
+        }
+        self.pass_until("the removed member has ended", |world| !world.takes_part(at))?;
+        self.pass(Duration::from_secs(2))?;
+        let now = self.shared.term.load(Ordering::Relaxed);
+        if now != term {
+            return Err(format!(
+                "DISTURBED: the removal of m{at}, which did not lead, took the term from {term} to {now}"
+            ));
+        }
+        self.shared.witness.reached("removals in peace");
+        Ok(())
+    }
+
+    fn judge(self, members: usize, mut violations: Vec<String>) -> Report {
+        let mut history = self.shared.history.lock().clone();
+        history.fastest = clocks::fastest();
         let mut lies = 0;
         let ends = self.shared.ends.lock();
-        if let Some((first, end)) = ends.first_key_value() {
-            for (member, other) in ends.iter().skip(1) {
-                if (other.revision, other.hash) != (end.revision, end.hash) || other.order != end.order {
-                    violations.push(format!(
-                        "DIVERGED: m{first} has {} changes to revision {} with hash {:x}, m{member} {} to {} with {:x}",
-                        end.order.len(),
-                        end.revision,
-                        end.hash,
-                        other.order.len(),
-                        other.revision,
-                        other.hash
-                    ));
+        let last = ends.first_key_value().map(|(_, end)| end.clone());
+        if let Some(last) = last.filter(|_| violations.is_empty()) {
+            let of_members = ends.iter().filter(|(at, _)| last.members.contains(at));
+            for (at, end) in of_members.clone() {
+                let same =
+                    (end.revision, &end.hash, &end.members) == (last.revision, &last.hash, &last.members);
+                if !same || end.hash.is_none() {
+                    violations.push(format!("DIVERGED: m{at} ends with {end:?}, another one with {last:?}"));
                 }
             }
-            let found = history.violations(&end.order);
+            let expected = |at: &usize| self.within.contains(at) || self.perhaps.contains(at);
+            let missing =
+                self.within.iter().find(|at| !self.perhaps.contains(at) && !last.members.contains(at));
+            if let Some(wrong) = missing.or(last.members.iter().find(|at| !expected(at))) {
+                violations
+                    .push(format!("MEMBERSHIP: m{wrong} of {:?}, expected {:?}", last.members, self.within));
+            }
+            history.revision = last.revision;
+            history.ends = of_members.map(|(at, end)| (*at, end.state.clone())).collect();
+            let found = history.violations();
             if found.is_empty() {
-                let (blind, told) = history::unnoticed(&history, &end.order);
+                let (blind, told) = lies::unnoticed(&history);
                 violations.extend(blind.into_iter().map(|lie| format!("BLIND: unnoticed: {lie}")));
                 lies = told;
             }
             violations.extend(found);
         }
-        violations.extend(self.shared.witness.complaints());
+        violations.extend(self.unexpected());
         let acknowledged = history
             .writes
             .iter()
@@ -285,17 +662,31 @@ impl World<'_> {
         for write in &history.writes {
             self.shared.witness.note(&format!("{write:?}"));
         }
+        let mut seen = self.shared.witness.seen();
+        seen.insert("compactions", history.compactions.iter().filter(|it| it.done.is_some()).count() as u64);
+        seen.insert("leases", history.leases.len() as u64);
         Report {
-            members: self.names.len(),
+            members,
             simulated: self.sim.elapsed(),
             writes: history.writes.len(),
             acknowledged,
             reads: history.reads.len(),
             faults: self.faults.clone(),
             lies,
-            seen: self.shared.witness.seen(),
+            seen,
             trace: self.shared.witness.trace(),
             violations,
         }
+    }
+
+    /// Errors that members logged and nobody gave them a reason for.
+    fn unexpected(&self) -> Vec<String> {
+        let rotten = self.faults.contains_key("flipped bits");
+        let expected = |line: &String| {
+            line.contains(faulty::SENTENCE)
+                || self.over.iter().any(|id| line.contains(&format!("has replaced this member ({id:016x})")))
+                || (rotten && (line.contains("snapshot passed over") || line.contains("damaged")))
+        };
+        self.shared.witness.complaints().into_iter().filter(|line| !expected(line)).collect()
     }
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use quorate_storage::LogOptions;
+/// Disks that fail on request.
+pub use quorate_storage::sim as disk;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tonic::transport::server::Connected;

@@ -8,6 +8,8 @@ pub mod error;
 mod freeze;
 pub mod log;
 pub mod memory;
+#[cfg(quorate_sim)]
+pub mod sim;
 pub mod sled;
 pub mod snapshot_files;
 

@@ -165,12 +165,17 @@ impl Writer {
             record.encode(segment.seed, group_at as u32, &mut self.buffer);
         }
 
+        #[cfg(quorate_sim)]
+        crate::sim::about_to_write(&self.dir, &segment.file, &self.buffer, start)
+            .map_err(StorageError::io("writing", &segment.path))?;
         segment.file.write_all_at(&self.buffer, start).map_err(StorageError::io("writing", &segment.path))?;
         let began = Instant::now();
         segment.file.sync_data().map_err(StorageError::io("syncing", &segment.path))?;
         if let Some(on_sync) = &self.shared.options.on_sync {
             on_sync(began.elapsed());
         }
+        #[cfg(quorate_sim)]
+        crate::sim::synced(&self.dir, &segment.path, group_at);
         self.tail.end = start + self.buffer.len() as u64;
         if self.buffer.capacity() > BUFFER_KEPT_BYTES {
             self.buffer = Vec::new();
