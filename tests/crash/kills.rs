@@ -74,5 +74,6 @@ async fn run(dir: &std::path::Path) -> Result<()> {
         ledger.acknowledged(),
         begin.elapsed().as_secs_f64()
     );
+    println!("tally: fault kill -9 {killed}\ntally: reached acknowledged writes {}", ledger.acknowledged());
     Ok(())
 }

@@ -133,6 +133,8 @@ impl Lab<'_> {
             ledger.acknowledged(),
             begin.elapsed().as_secs_f64()
         );
+        println!("tally: fault power cut {}\ntally: fault power cut of all {of_all}", self.cuts);
+        println!("tally: reached disks that lost what was unsynced {bitten}");
         Ok(())
     }
 }

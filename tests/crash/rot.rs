@@ -99,6 +99,7 @@ async fn run(dir: &Path) -> Result<()> {
     let outcome = judge(&mut store, &ledger, hash, &data).await?;
     ensure!(outcome == Outcome::ServedRight, "undamaged: {outcome:?}");
     println!("rot: {} damages in {:.0} s: {outcomes:?}", damages.len(), begin.elapsed().as_secs_f64());
+    println!("tally: fault rotten bytes {}", damages.len());
     Ok(())
 }
 

@@ -237,8 +237,11 @@ async fn a_story_of_faults() {
     }
     println!("{runs} runs, {operations} operations, {unknown} unknown, 0 contradictions; faults:");
     for ((kind, leader), times) in total {
-        println!("  {kind:?}{}: {times}", if leader { " (the leader)" } else { "" });
+        let leader = if leader { " (the leader)" } else { "" };
+        println!("  {kind:?}{leader}: {times}");
+        println!("tally: fault {kind:?}{leader} {times}");
     }
+    println!("tally: runs {runs}\ntally: reached operations {operations}");
 }
 
 /// The file that `QUORATE_HISTORY` names, or one that was written by hand: a clean story in which one read is stale.

@@ -1,10 +1,13 @@
 //! Running other programs, visibly.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+
+use crate::tally::Tally;
 
 /// Every verb works from any directory of the checkout.
 pub(crate) fn enter_workspace() -> Result<()> {
@@ -14,17 +17,34 @@ pub(crate) fn enter_workspace() -> Result<()> {
 
 /// The cargo that runs this.
 pub(crate) fn cargo(args: &[&str]) -> Result<()> {
-    cargo_with(args, &[])
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    command(&cargo, args)
 }
 
-/// The same with variables in its environment, which are shown as one would type them.
-pub(crate) fn cargo_with(args: &[&str], environment: &[(&str, String)]) -> Result<()> {
+/// The same with variables in its environment, which are shown as one would type them. What it prints passes by a tally.
+pub(crate) fn cargo_tallied(args: &[&str], environment: &[(&str, String)], tally: &mut Tally) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let quoted = |value: &str| if value.contains(' ') { format!("'{value}'") } else { value.to_owned() };
     let shown: String =
         environment.iter().map(|(name, value)| format!("{name}={} ", quoted(value))).collect();
     show(&format!("{shown}cargo"), args);
-    wait(Command::new(cargo).args(args).envs(environment.iter().map(|(name, value)| (name, value))), "cargo")
+    let mut child = Command::new(cargo)
+        .args(args)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo")?;
+    let output = child.stdout.take().context("its output is piped")?;
+    for line in BufReader::new(output).lines() {
+        let line = line.context("reading what cargo prints")?;
+        println!("{line}");
+        tally.read(&line);
+    }
+    let status = child.wait().context("waiting for cargo")?;
+    if !status.success() {
+        bail!("cargo: {status}");
+    }
+    Ok(())
 }
 
 /// A program with its output on the terminal.
