@@ -34,7 +34,7 @@ use quorate_ha::cluster::{MemberRole, MemberState, Status};
 use quorate_ha::facts::{ControlState, DataDirectory, Endpoint, OperationFacts, Outcome, Process, Role};
 use quorate_ha::record::Fencer;
 use quorate_ha::{
-    Action, Chronicle, ClusterView, Keys, LockGuard, Moment, OperationKind, TimelineId, Upstream,
+    Action, Chronicle, ClusterView, Keys, LockGuard, Moment, Observation, OperationKind, TimelineId, Upstream,
 };
 use quorate_node::Handle;
 use quorate_node::clock::boottime;
@@ -63,6 +63,8 @@ use crate::{chronicle, exit, peer, snapshot, suspicion, watchdog};
 
 /// The shortest time from one tick to the next: a storm of wake-ups must not take the processor from the voter.
 const SHORTEST: Duration = Duration::from_millis(20);
+/// From what an operation was for to its end, which is a look of its own away.
+const ENDS: Duration = Duration::from_millis(50);
 /// The nap after a list of actions that failed: soon, but not at once, for the cause may last.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// Until the self-test of fencing has a result, at the start.
@@ -282,6 +284,27 @@ struct Loop {
     marked: Option<TimelineId>,
 }
 
+/// What the operation is for can be seen already.
+fn shows_its_end(o: &Observation) -> bool {
+    let OperationFacts::Running { kind, .. } = &o.operation else { return false };
+    match (kind, &o.instance.process) {
+        (OperationKind::Stop, Process::Stopped)
+        | (OperationKind::StartAsStandby | OperationKind::StartAsPrimary, Process::Running(_)) => true,
+        (OperationKind::Promote, Process::Running(running)) => matches!(running.role, Role::Primary(_)),
+        (
+            OperationKind::Stop
+            | OperationKind::StartAsStandby
+            | OperationKind::StartAsPrimary
+            | OperationKind::Promote
+            | OperationKind::Bootstrap
+            | OperationKind::Clone
+            | OperationKind::Rewind
+            | OperationKind::Restart,
+            _,
+        ) => false,
+    }
+}
+
 /// Going on can only do harm.
 struct Fatal(String);
 
@@ -324,8 +347,10 @@ impl Loop {
         let began = Instant::now();
         self.take_note_of_fence().await;
         let mut look = self.look().await;
-        if self.slot.has_ended() {
-            // What was seen is from before the end, or half so: a decision on it would only make the right one wait.
+        // What was seen is from before an operation's end, or shows that it ends in this moment: a decision on it would only make the
+        // right one wait.
+        let over = self.slot.has_ended() || shows_its_end(&look.observation) && self.slot.ends(ENDS).await;
+        if over {
             look = self.look().await;
         }
         let news = self.told.see(&look.observation.instance.process, &look.observation.operation);

@@ -9,6 +9,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_ha::{Moment, OperationFacts, OperationKind, Outcome};
@@ -62,6 +63,14 @@ impl Slot {
             State::Running { end, .. } => end.lock().is_some(),
             State::Idle | State::Finished { .. } => false,
         }
+    }
+
+    /// Waits for the end of the one that runs. False: it has not come.
+    pub(crate) async fn ends(&mut self, within: Duration) -> bool {
+        let State::Running { watcher, .. } = &mut self.state else { return false };
+        let ended = tokio::time::timeout(within, watcher).await.is_ok();
+        self.observe();
+        ended
     }
 
     /// Starts an operation.
@@ -163,7 +172,7 @@ mod tests {
             .unwrap();
         assert!(matches!(slot.observe(), OperationFacts::Running { kind: OperationKind::Clone, .. }));
         assert_eq!(slot.start(OperationKind::Stop, async { Ok(()) }), Err(OperationKind::Clone));
-        assert!(!slot.has_ended());
+        assert!(!slot.has_ended() && !slot.ends(Duration::from_millis(1)).await);
         finish.send(()).unwrap();
         wake.notified().await;
         assert!(slot.has_ended(), "there is an end to be told");
@@ -172,6 +181,19 @@ mod tests {
         };
         assert!(!slot.has_ended(), "it has been told");
         assert_eq!((kind, outcome), (OperationKind::Clone, Outcome::Succeeded));
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_about_to_come_is_waited_for() {
+        let mut slot = Slot::new(Arc::new(Notify::new()));
+        assert!(!slot.ends(Duration::from_secs(60)).await, "nothing runs");
+        slot.start(OperationKind::Stop, async {
+            tokio::task::yield_now().await;
+            Ok(())
+        })
+        .unwrap();
+        assert!(slot.ends(Duration::from_secs(60)).await);
+        assert!(matches!(slot.observe(), OperationFacts::Finished { outcome: Outcome::Succeeded, .. }));
     }
 
     #[tokio::test]

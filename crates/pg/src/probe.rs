@@ -166,18 +166,27 @@ impl Instance {
         }
     }
 
-    /// One round trip, on the kept connection if it is alive. It is put back only after a complete answer.
     async fn answer(&self, deadline: Duration) -> Result<Vec<Rows>, QueryError> {
+        self.on_kept_session(WHAT, SQL, deadline).await
+    }
+
+    /// One round trip, on the kept connection if it is alive. It is put back only after a complete answer.
+    pub(crate) async fn on_kept_session(
+        &self,
+        what: &'static str,
+        sql: &str,
+        deadline: Duration,
+    ) -> Result<Vec<Rows>, QueryError> {
         let mut kept = self.inner().session.lock().await;
         if let Some(session) = kept.take().filter(|session| !session.is_closed())
-            && let Ok(results) = session.query(WHAT, SQL, deadline).await
+            && let Ok(results) = session.query(what, sql, deadline).await
         {
             *kept = Some(session);
             return Ok(results);
         }
         // The server may have been restarted since: its end shows only in the first query.
         let session = Session::local(self.config(), deadline).await?;
-        let results = session.query(WHAT, SQL, deadline).await?;
+        let results = session.query(what, sql, deadline).await?;
         *kept = Some(session);
         Ok(results)
     }

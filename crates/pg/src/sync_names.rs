@@ -121,7 +121,10 @@ impl Instance {
     pub async fn set_sync_names(&self, names: &str, deadline: Duration) -> Result<(), Error> {
         let _one_at_a_time = self.inner().sync_change.lock().await;
         match process::running(&self.config().data_dir)? {
-            Running::Server(server) if server.status == Status::Ready => {
+            // A standby is asked on the connection that is there, for a promotion waits.
+            Running::Server(server)
+                if server.status == Status::Ready && !self.in_recovery(deadline).await? =>
+            {
                 self.change_sync_names(names, deadline).await.map(|_| ())
             }
             Running::Nothing | Running::Orphans | Running::Server(_) => {
@@ -129,6 +132,12 @@ impl Instance {
                 self.reload()
             }
         }
+    }
+
+    async fn in_recovery(&self, deadline: Duration) -> Result<bool, Error> {
+        let answer =
+            self.on_kept_session("is it in recovery", "SELECT pg_is_in_recovery()", deadline).await?;
+        Ok(answer.first().and_then(|rows| rows.first()?.first()?.as_deref()) == Some("t"))
     }
 
     /// On a running primary: proves that nothing acknowledges a commit under another value than `names`, then reads the WAL insert
