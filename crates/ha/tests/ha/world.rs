@@ -168,6 +168,18 @@ struct Counts {
     revoked: u32,
 }
 
+impl Counts {
+    /// For `cargo xtask sim`, which adds up. What is suspected was crashed, cut off or frozen.
+    #[expect(clippy::print_stdout, reason = "for the table of a long run")]
+    fn tell(self, runs: u64) {
+        let Counts { promotions, suspicions, cleared, revoked } = self;
+        println!(
+            "tally: runs {runs}\ntally: fault suspected {suspicions}\ntally: reached promotions {promotions}"
+        );
+        println!("tally: reached suspicions cleared {cleared}\ntally: reached locks taken away {revoked}");
+    }
+}
+
 struct World {
     mutation: Mutation,
     seed: u64,
@@ -1468,7 +1480,7 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
     #[expect(clippy::disallowed_methods, reason = "which schedules to run is for whoever runs the test")]
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("QUORATE_SEED") {
-        run(seed, Mutation::None);
+        run(seed, Mutation::None).tell(1);
         return;
     }
     let schedules = number("QUORATE_SCHEDULES").unwrap_or(400);
@@ -1479,6 +1491,7 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
         all.cleared += counts.cleared;
         all.revoked += counts.revoked;
     }
+    all.tell(schedules);
     // A run in which nothing happened proves nothing.
     let enough = |happened: u32, one_in: u64| u64::from(happened) * one_in >= schedules;
     assert!(
