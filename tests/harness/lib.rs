@@ -72,6 +72,15 @@ pub fn cluster(ttl_s: u64, synchronous_mode: &str) -> (TempDir, Cluster) {
 /// When the directory cannot be made, the ports cannot be had, or a network cannot be made.
 #[must_use]
 pub fn cluster_in(network: Network, ttl_s: u64, synchronous_mode: &str) -> (TempDir, Cluster) {
+    cluster_with(network, Timing::with_ttl(ttl_s), synchronous_mode)
+}
+
+/// The same with these times.
+///
+/// # Panics
+/// As [`cluster_in`].
+#[must_use]
+pub fn cluster_with(network: Network, timing: Timing, synchronous_mode: &str) -> (TempDir, Cluster) {
     let dir = tempfile::Builder::new().prefix("quorate-").tempdir().expect("a temporary directory");
     let spec = Spec {
         dir: dir.path().canonicalize().expect("it was just made"),
@@ -80,7 +89,7 @@ pub fn cluster_in(network: Network, ttl_s: u64, synchronous_mode: &str) -> (Temp
         user: "postgres".to_owned(),
         nodes: 3,
         base_port: None,
-        timing: Timing::with_ttl(ttl_s),
+        timing,
         synchronous_mode: synchronous_mode.to_owned(),
         network,
     };

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "times are printed, not asserted")]
 
+mod chaos;
 mod cuts;
 mod witness;
 

@@ -432,6 +432,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// Kills `quorate` and its guard: PostgreSQL is left running, and nobody looks after it. How many guards there were.
+    ///
+    /// # Errors
+    /// When the process cannot be signalled.
+    pub async fn kill_keepers(&mut self, index: usize) -> Result<usize> {
+        // The agent would replace a guard that is gone, and the guard act on the death of the agent.
+        self.freeze_agent(index, true);
+        let guards = self.kill_guard(index);
+        self.kill_agent(index).await?;
+        Ok(guards)
+    }
+
     /// Kills the guard of a node, if it has one: how many processes that were.
     #[must_use]
     pub fn kill_guard(&self, index: usize) -> usize {
@@ -517,6 +529,29 @@ impl Cluster {
             && standbys.len() + 1 == self.nodes.len()
             && standbys.iter().all(|s| s.state == "streaming" && s.timeline == leader.timeline)
             && (!self.synchronous() || standbys.iter().any(|s| confirms(&s.role)))
+    }
+
+    /// Whether the node's PostgreSQL answers and is not a standby: whoever connects may write there. None: it did not say in time,
+    /// which on a busy machine means nothing.
+    pub async fn takes_writes(&self, index: usize) -> Option<bool> {
+        let mut config: tokio_postgres::Config = self.connection_string_of(index).parse().ok()?;
+        config.connect_timeout(Duration::from_millis(500));
+        let ask = async move {
+            let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+            tokio::spawn(async move {
+                let _ = connection.await;
+            });
+            client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await.map(|row| row.get(0))
+        };
+        let asked = self.nodes[index]
+            .place
+            .spawn(async move { tokio::time::timeout(Duration::from_millis(500), ask).await });
+        match asked.await.ok()? {
+            Ok(Ok(writes)) => Some(writes),
+            // Refused, starting, shutting down, killed.
+            Ok(Err(_)) => Some(false),
+            Err(_) => None,
+        }
     }
 
     /// Whether commits on node `index` wait for a set that stands, so that somebody may follow it. Asynchronous mode needs none.

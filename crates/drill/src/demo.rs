@@ -2,8 +2,9 @@
 //!
 //! A story (`quorate drill cut --rounds 10`) builds one cluster and tells the story so many times. `table` does that for every
 //! event of the time budget, with a cluster for each column, `soak` keeps one cluster under load for as long as
-//! it is told to, and `stalls` looks at the lease while disk, processor and network are slow. Whatever way it ends, also by
-//! Ctrl-C or a panic, nothing is left running: a cluster that is dropped kills its processes and removes its network.
+//! it is told to, `stalls` looks at the lease while disk, processor and network are slow, and `chaos` draws one fault after
+//! the other. Whatever way it ends, also by Ctrl-C or a panic, nothing is left running: a cluster that is dropped kills its
+//! processes and removes its network.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::chaos;
+use crate::chaos::plan::Draw;
 use crate::cluster::{Cluster, Network, Spec};
 use crate::configuration::Timing;
 use crate::netns;
@@ -51,13 +54,15 @@ pub enum What {
     Soak,
     /// A slow disk, processor and network.
     Stalls,
+    /// Faults of every kind in a row.
+    Chaos,
 }
 
 impl ValueEnum for What {
     fn value_variants<'a>() -> &'a [What] {
         static ALL: LazyLock<Vec<What>> = LazyLock::new(|| {
             let stories = Story::value_variants().iter().copied().map(What::Story);
-            stories.chain([What::Table, What::Soak, What::Stalls]).collect()
+            stories.chain([What::Table, What::Soak, What::Stalls, What::Chaos]).collect()
         });
         &ALL
     }
@@ -74,6 +79,9 @@ impl ValueEnum for What {
             ),
             What::Stalls => Some(PossibleValue::new("stalls").help(
                 "A disk, a processor and a network that are slow: how near the lease of the primary comes to its end",
+            )),
+            What::Chaos => Some(PossibleValue::new("chaos").help(
+                "Faults of every kind, one after the other as the seed draws them, on one cluster; what clients were told is compared after each",
             )),
         }
     }
@@ -109,13 +117,16 @@ pub struct DemoArgs {
     /// Only these events (table only)
     #[arg(long, value_enum, value_name = "STORY", value_delimiter = ',')]
     pub only: Vec<Story>,
-    /// How long (soak only)
+    /// How long (soak and chaos only)
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub minutes: u32,
+    /// How many faults, however long they take (chaos only)
+    #[arg(long, conflicts_with = "minutes", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub faults: Option<u32>,
     /// How long each disturbance lasts (stalls only)
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=86_400))]
     pub seconds: u64,
-    /// Draws the same stalls again (soak only) [default: another one each time]
+    /// Draws the same stalls or faults again (soak and chaos only) [default: another one each time]
     #[arg(long)]
     pub seed: Option<u64>,
     /// Where everything is put; a new directory below the system's temporary one when it is left out
@@ -295,6 +306,7 @@ impl Drill<'_> {
             What::Table => self.table().await,
             What::Soak => self.soak().await,
             What::Stalls => self.stalls().await,
+            What::Chaos => self.chaos().await,
         }
     }
 
@@ -537,10 +549,7 @@ impl Drill<'_> {
         let mut cluster = self.one(self.dir.to_owned(), self.network)?;
         let soaked = async {
             self.build(&mut cluster, &Timeline::new(self.pretty())).await?;
-            let seed = self.args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-            if self.pretty() {
-                println!("seed {seed}");
-            }
+            let seed = self.seed();
             let pretty = self.pretty();
             let each = |minute: &soak::Minute| {
                 if pretty {
@@ -563,6 +572,48 @@ impl Drill<'_> {
             Format::Json => println!("{}", serde_json::to_string_pretty(&soaked)?),
         }
         Ok(soaked.passed())
+    }
+
+    /// As given, or another one; said before anything else happens.
+    fn seed(&self) -> u64 {
+        let seed = self.args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+        eprintln_line(&format!("seed {seed}"));
+        seed
+    }
+
+    async fn chaos(&self) -> Result<bool> {
+        let disks = Disturbance::Disk.obstacle();
+        if let Some(why) = disks {
+            eprintln_line(&format!("no slow disk: {why}"));
+        }
+        let seed = self.seed();
+        let mut cluster = self.one(self.dir.to_owned(), self.network)?;
+        let (nodes, links) = (cluster.nodes.len(), cluster.can_cut());
+        let draw = Draw::new(seed, nodes, links, disks.is_none(), cluster.synchronous());
+        let outcome = async {
+            self.build(&mut cluster, &Timeline::new(false)).await?;
+            let pretty = self.pretty();
+            let each = |line: &chaos::Line| {
+                if pretty {
+                    println!("{line}");
+                }
+            };
+            let until = Instant::now() + Duration::from_secs(60) * self.args.minutes;
+            let (count, until) = match self.args.faults {
+                Some(faults) => (usize::try_from(faults)?, None),
+                None => (usize::MAX, Some(until)),
+            };
+            let plans = draw.take(count).take_while(|_| until.is_none_or(|until| Instant::now() < until));
+            chaos::run(&mut cluster, &Timeline::new(false), plans, each).await
+        }
+        .await;
+        cluster.stop(STOP).await?;
+        let chaos = outcome.with_context(|| format!("seed {seed}"))?;
+        match self.args.format {
+            Format::Pretty => println!("{}", chaos.closing()),
+            Format::Json => println!("{}", serde_json::to_string_pretty(&chaos)?),
+        }
+        Ok(chaos.passed())
     }
 
     async fn stalls(&self) -> Result<bool> {

@@ -21,6 +21,8 @@ pub struct Acknowledged {
     pub at: Instant,
     /// The server that answered, by its number in the connection string.
     pub server: usize,
+    /// When that server was started, in microseconds by its own wall clock: a name, and no time to reckon with.
+    pub started: i64,
 }
 
 /// What a client, or all of them together, was told.
@@ -41,17 +43,26 @@ pub struct Handover {
     pub first_new: Acknowledged,
 }
 
-impl Handover {
-    /// From the last acknowledgement of the old side to the first one of the new, in milliseconds; negative when both
-    /// acknowledged at the same time.
-    #[must_use]
-    pub fn margin_ms(&self) -> Option<f64> {
-        let old = self.last_old?.at;
-        Some(match self.first_new.at.checked_duration_since(old) {
-            Some(after) => after.as_secs_f64() * 1000.0,
-            None => -(old - self.first_new.at).as_secs_f64() * 1000.0,
-        })
-    }
+/// A server's time as the primary, as clients saw it. PostgreSQL is promoted once at most between its start and its end, and
+/// ceases to be the primary only by ending: a server and its start name such a time.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    server: usize,
+    started: i64,
+    first: Instant,
+    last: Instant,
+}
+
+/// Two servers that acknowledged, one after the other, or at the same time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Margin {
+    /// Who began first.
+    pub old: usize,
+    /// Who began later.
+    pub new: usize,
+    /// From the last acknowledgement of the one to the first of the other, in milliseconds; negative when both acknowledged at
+    /// the same time.
+    pub ms: f64,
 }
 
 impl Ledger {
@@ -108,12 +119,48 @@ impl Ledger {
         self.acknowledged.last().copied()
     }
 
-    /// How writes went from `old` to another server after `since`; None when they did not.
+    /// How writes went from `old` to another server after `since`; None when they did not. What `old` acknowledges when it has been
+    /// started again, and has perhaps become the primary once more, is another story.
     #[must_use]
     pub fn handover(&self, old: usize, since: Instant) -> Option<Handover> {
         let first_new = self.first_elsewhere(old, since)?;
-        let last_old = self.acknowledged.iter().rev().find(|row| row.server == old).copied();
+        let of_old = || self.acknowledged.iter().rev().filter(|row| row.server == old);
+        let last_before = of_old().find(|row| row.at <= first_new.at);
+        let last_old =
+            last_before.and_then(|before| of_old().find(|row| row.started == before.started)).copied();
         Some(Handover { last_old, first_new })
+    }
+
+    /// The smallest margin between any two servers, however often writes went to and fro; None when one server acknowledged
+    /// everything.
+    #[must_use]
+    pub fn margin(&self) -> Option<Margin> {
+        let terms = self.terms();
+        let pairs = terms.iter().enumerate().flat_map(|(index, old)| {
+            terms[index + 1..].iter().filter(|new| new.server != old.server).map(move |new| Margin {
+                old: old.server,
+                new: new.server,
+                ms: match new.first.checked_duration_since(old.last) {
+                    Some(after) => after.as_secs_f64() * 1000.0,
+                    None => -(old.last - new.first).as_secs_f64() * 1000.0,
+                },
+            })
+        });
+        pairs.min_by(|one, other| one.ms.total_cmp(&other.ms))
+    }
+
+    /// In order of their first acknowledgements.
+    fn terms(&self) -> Vec<Term> {
+        let mut terms: Vec<Term> = Vec::new();
+        for row in &self.acknowledged {
+            match terms.iter_mut().find(|term| (term.server, term.started) == (row.server, row.started)) {
+                Some(term) => term.last = row.at,
+                None => {
+                    terms.push(Term { server: row.server, started: row.started, first: row.at, last: row.at })
+                }
+            }
+        }
+        terms
     }
 
     /// The first acknowledgement of a write that was sent after `since`, by a server other than `old`: an answer that an earlier cut
@@ -173,7 +220,7 @@ mod tests {
 
     fn row(start: Instant, ms: u64, id: i64, server: usize) -> Acknowledged {
         let at = start + Duration::from_millis(ms);
-        Acknowledged { id, sent: at, at, server }
+        Acknowledged { id, sent: at, at, server, started: 0 }
     }
 
     #[test]
@@ -200,14 +247,32 @@ mod tests {
             Ledger { acknowledged: vec![row(start, 10, 1, 0), row(start, 500, 2, 1)], unknown: vec![] };
         let inside = Ledger { acknowledged: vec![row(start, 400, 11, 0)], unknown: vec![12] };
         let apart = Ledger::merge([outside.clone(), inside]);
-        assert_eq!(apart.handover(0, start).and_then(|h| h.margin_ms()), Some(100.0));
+        assert_eq!(apart.margin(), Some(Margin { old: 0, new: 1, ms: 100.0 }));
         let late = Ledger { acknowledged: vec![row(start, 600, 11, 0)], unknown: vec![] };
         let both = Ledger::merge([outside.clone(), late]);
-        assert_eq!(both.handover(0, start).and_then(|h| h.margin_ms()), Some(-100.0));
+        assert_eq!(both.margin(), Some(Margin { old: 0, new: 1, ms: -100.0 }));
+        let last = both.handover(0, start).and_then(|handover| handover.last_old);
+        assert_eq!(last.map(|row| row.id), Some(11), "also when it comes after the first of the new one");
         assert!(
             outside.handover(0, start + Duration::from_secs(1)).is_none(),
             "nobody else acknowledged since"
         );
+    }
+
+    /// Writes may return to a server, once it has been started again; the first of its two times must still be over before
+    /// anybody else's begins.
+    #[test]
+    fn a_server_that_becomes_primary_again_is_not_beside_its_successor() {
+        let start = Instant::now();
+        let again = |ms, id| Acknowledged { started: 1, ..row(start, ms, id, 0) };
+        let there_and_back = vec![row(start, 10, 1, 0), row(start, 500, 2, 1), again(900, 3)];
+        let ledger = Ledger { acknowledged: there_and_back, unknown: vec![] };
+        assert_eq!(ledger.margin().map(|margin| margin.ms), Some(400.0));
+        let last = ledger.handover(0, start).and_then(|handover| handover.last_old);
+        assert_eq!(last.map(|row| row.id), Some(1));
+        // Too early: the other one is not done.
+        let beside = Ledger { acknowledged: vec![row(start, 950, 4, 1)], unknown: vec![] };
+        assert_eq!(Ledger::merge([ledger, beside]).margin(), Some(Margin { old: 1, new: 0, ms: -50.0 }));
     }
 
     /// Seen once: PostgreSQL was dead 4.1 s after the cut, and the answer to its last write from outside came 7.2 s after it.
@@ -216,17 +281,18 @@ mod tests {
         let start = Instant::now();
         let healed = start + Duration::from_millis(6000);
         let late = Acknowledged { sent: start, ..row(start, 7200, 2, 0) };
-        let outside = Ledger { acknowledged: vec![row(start, 5200, 3, 1), late], unknown: vec![] };
-        let margin = |ledger: &Ledger| ledger.handover(0, start).and_then(|handover| handover.margin_ms());
+        let before = row(start, 0, 1, 0);
+        let outside = Ledger { acknowledged: vec![before, row(start, 5200, 3, 1), late], unknown: vec![] };
+        let margin = |ledger: &Ledger| ledger.margin().map(|margin| margin.ms);
         assert_eq!(margin(&outside), Some(-2000.0));
         assert_eq!(margin(&outside.clone().cut_off_from(0, healed)), Some(5200.0));
         // Asked for when the cut was over: it was not held back.
         let alive = Acknowledged { sent: healed, ..late };
-        let both = Ledger { acknowledged: vec![row(start, 5200, 3, 1), alive], unknown: vec![] };
+        let both = Ledger { acknowledged: vec![before, row(start, 5200, 3, 1), alive], unknown: vec![] };
         assert_eq!(margin(&both.cut_off_from(0, healed)), Some(-2000.0));
         // So early that nothing was healed yet: it came by another way.
         let early = Acknowledged { sent: start, ..row(start, 5900, 2, 0) };
-        let both = Ledger { acknowledged: vec![row(start, 5200, 3, 1), early], unknown: vec![] };
+        let both = Ledger { acknowledged: vec![before, row(start, 5200, 3, 1), early], unknown: vec![] };
         assert_eq!(margin(&both.cut_off_from(0, healed)), Some(-700.0));
     }
 

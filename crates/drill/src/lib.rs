@@ -19,6 +19,7 @@
 //! everything is on loopback and stories that cut are refused.
 #![allow(clippy::print_stdout, reason = "the drill talks to the operator's terminal")]
 
+pub mod chaos;
 pub mod cluster;
 pub mod configuration;
 pub mod delay;

@@ -66,6 +66,21 @@ pub enum Cut {
     Incoming(usize),
     /// Two hosts do not hear each other; everybody else hears both.
     Between(usize, usize),
+    /// Of all that a host sends and hears, what belongs to one TCP port is lost, at whichever end that is.
+    Port(usize, u16),
+}
+
+impl Cut {
+    /// Whether what `server` answers from `port` to a client on another host may be held back.
+    pub(crate) fn separates(self, client: usize, server: usize, port: u16) -> bool {
+        let touches = |host| client == host || server == host;
+        client != server
+            && match self {
+                Cut::Host(host) | Cut::Outgoing(host) | Cut::Incoming(host) => touches(host),
+                Cut::Between(one, other) => touches(one) && touches(other),
+                Cut::Port(host, of) => of == port && touches(host),
+            }
+    }
 }
 
 /// One host: a namespace with an address.
@@ -229,7 +244,7 @@ fn ruleset(cuts: &[Cut], ports: &[&str]) -> String {
         "add table bridge {TABLE}\ndelete table bridge {TABLE}\ntable bridge {TABLE} {{\n  chain forward {{\n    \
          type filter hook forward priority 0; policy accept;\n"
     );
-    let mut drop = |from: Option<usize>, to: Option<usize>| {
+    let mut drop = |from: Option<usize>, to: Option<usize>, what: &str| {
         text.push_str("    ");
         if let Some(from) = from {
             let _ = write!(text, "iifname \"{}\" ", ports[from]);
@@ -237,19 +252,27 @@ fn ruleset(cuts: &[Cut], ports: &[&str]) -> String {
         if let Some(to) = to {
             let _ = write!(text, "oifname \"{}\" ", ports[to]);
         }
-        text.push_str("ether type { ip, ip6 } drop\n");
+        let _ = writeln!(text, "{what} drop");
     };
+    let all = "ether type { ip, ip6 }";
     for cut in cuts {
         match *cut {
             Cut::Host(host) => {
-                drop(Some(host), None);
-                drop(None, Some(host));
+                drop(Some(host), None, all);
+                drop(None, Some(host), all);
             }
-            Cut::Outgoing(host) => drop(Some(host), None),
-            Cut::Incoming(host) => drop(None, Some(host)),
+            Cut::Outgoing(host) => drop(Some(host), None, all),
+            Cut::Incoming(host) => drop(None, Some(host), all),
             Cut::Between(one, other) => {
-                drop(Some(one), Some(other));
-                drop(Some(other), Some(one));
+                drop(Some(one), Some(other), all);
+                drop(Some(other), Some(one), all);
+            }
+            Cut::Port(host, port) => {
+                for end in ["sport", "dport"] {
+                    let one = format!("ether type ip tcp {end} {port}");
+                    drop(Some(host), None, &one);
+                    drop(None, Some(host), &one);
+                }
             }
         }
     }
@@ -347,6 +370,29 @@ mod tests {
             rules(&[Cut::Between(0, 2)]),
             ["iifname \"node1\" oifname \"outside\"", "iifname \"outside\" oifname \"node1\""]
         );
+        assert_eq!(
+            rules(&[Cut::Port(1, 2380)]),
+            [
+                "iifname \"node2\" ether type ip tcp sport 2380 drop",
+                "oifname \"node2\" ether type ip tcp sport 2380 drop",
+                "iifname \"node2\" ether type ip tcp dport 2380 drop",
+                "oifname \"node2\" ether type ip tcp dport 2380 drop",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_cut_separates_who_stands_on_its_two_sides() {
+        let separated = |cut: Cut| -> Vec<(usize, usize)> {
+            let pairs = (0..3).flat_map(|client| (0..3).map(move |server| (client, server)));
+            pairs.filter(|(client, server)| cut.separates(*client, *server, 5432)).collect()
+        };
+        let of_0 = [(0, 1), (0, 2), (1, 0), (2, 0)];
+        for cut in [Cut::Host(0), Cut::Outgoing(0), Cut::Incoming(0), Cut::Port(0, 5432)] {
+            assert_eq!(separated(cut), of_0, "{cut:?}");
+        }
+        assert_eq!(separated(Cut::Between(0, 2)), [(0, 2), (2, 0)]);
+        assert_eq!(separated(Cut::Port(0, 2380)), []);
     }
 
     #[test]
@@ -385,6 +431,10 @@ mod tests {
         assert!(reaches(&two, net.address(2)), "the others hear each other");
         net.apply(&[Cut::Between(0, 2)]).unwrap();
         assert!(reaches(&one, net.address(1)) && !reaches(&one, net.address(2)), "between two only");
+        net.apply(&[Cut::Port(1, 9)]).unwrap();
+        assert!(!reaches(&one, net.address(1)) && reaches(&one, net.address(2)), "one port of one host");
+        net.apply(&[Cut::Port(1, 10)]).unwrap();
+        assert!(reaches(&one, net.address(1)), "another port");
         net.apply(&[]).unwrap();
         assert!(reaches(&one, net.address(2)), "healed");
         let names = net.made.clone();

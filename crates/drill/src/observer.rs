@@ -24,6 +24,12 @@ pub struct Line {
     pub what: String,
 }
 
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "  {:>+8.3} s  {:<6} {}", self.at_s, self.node, self.what)
+    }
+}
+
 /// A timeline with a zero that moves to the fault.
 #[derive(Debug, Clone)]
 pub struct Timeline {
@@ -66,7 +72,7 @@ impl Timeline {
         };
         let line = Line { at_s, node: node.to_owned(), what: what.into() };
         if shared.print {
-            println!("  {:>+8.3} s  {:<6} {}", line.at_s, line.node, line.what);
+            println!("{line}");
         }
         shared.lines.push(line);
     }

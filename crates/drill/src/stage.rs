@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
-use crate::ledger::{Acknowledged, Ledger};
+use crate::ledger::{Acknowledged, Ledger, Margin};
+use crate::netns::Cut;
 use crate::observer::Timeline;
-use crate::place::Place;
 use crate::report::{Report, Round, ms};
 use crate::writer::{self, Target, Writer};
 
@@ -56,8 +56,8 @@ pub(crate) struct Fault {
     pub(crate) at: Instant,
     /// When the drill began to repair it: a pause that begins later belongs to the return of the lost node.
     pub(crate) healed: Option<Instant>,
-    /// Whether the network was cut between `old` and whoever does not stand beside it.
-    pub(crate) cut: bool,
+    /// What was cut, and until when; None: until `healed`.
+    pub(crate) cuts: Vec<(Cut, Option<Instant>)>,
 }
 
 /// A pause that belongs to the rhythm of the probe and of the disk, and to nothing else.
@@ -90,14 +90,16 @@ impl<'a> Stage<'a> {
         (0..self.cluster.nodes.len()).filter(|other| *other != index).collect()
     }
 
-    /// Starts to write: outside, and on the side of each of `sides`.
+    /// Starts to write: outside, and on the side of each of `sides`, where the node beside the client is asked first, and again
+    /// every second.
     pub(crate) async fn probes(&mut self, sides: &[usize]) -> Result<Probes> {
         let target = self.target();
         writer::prepare(&target).await?;
-        let places: Vec<Place> = sides.iter().map(|side| self.cluster.nodes[*side].place.clone()).collect();
         let mut probes = Probes { writers: vec![self.writer(&target)?], sides: sides.to_vec() };
-        for place in places {
-            probes.writers.push(self.writer(&target.seen_from(place))?);
+        for &side in sides {
+            let beside = target.seen_from(self.cluster.nodes[side].place.clone());
+            let beside = self.others(side).into_iter().fold(beside, |target, other| target.with_last(other));
+            probes.writers.push(self.writer(&beside.restless())?);
         }
         self.written(&probes).await?;
         Ok(probes)
@@ -128,7 +130,7 @@ impl<'a> Stage<'a> {
 
     /// The fault happens now: the timeline counts from here.
     pub(crate) fn fault(&self, what: impl Into<String>, old: usize) -> Fault {
-        let fault = Fault { what: what.into(), old, at: Instant::now(), healed: None, cut: false };
+        let fault = Fault { what: what.into(), old, at: Instant::now(), healed: None, cuts: Vec::new() };
         self.timeline.fault(fault.at);
         self.timeline.event_at(fault.at, &self.name(old), &fault.what);
         fault
@@ -198,15 +200,16 @@ impl<'a> Stage<'a> {
     /// The cluster comes to rest, the clients stop, and what they were told is compared with what is there.
     pub(crate) async fn close(&mut self, probes: Probes, fault: Fault) -> Result<Round> {
         self.whole().await?;
+        self.nobody_else_takes_writes().await?;
         self.written(&probes).await?;
-        let (application, all) = probes.stop(&fault).await;
+        let (application, all) = probes.stop(&fault, self.cluster).await;
         let lost = writer::verify(&self.target(), &all).await?.lost;
         let after = |at: Instant| match at.checked_duration_since(fault.at) {
             Some(after) => after.as_secs_f64() * 1000.0,
             None => -(fault.at - at).as_secs_f64() * 1000.0,
         };
         let lost_until = all.acknowledged.iter().filter(|row| lost.contains(&row.id)).map(|row| row.at).max();
-        let handover = all.handover(fault.old, fault.at);
+        let (handover, margin) = (all.handover(fault.old, fault.at), all.margin());
         let to = handover.map_or(fault.old, |handover| handover.first_new.server);
         let view = self.cluster.view().await;
         let healed = fault.healed.unwrap_or_else(Instant::now);
@@ -218,7 +221,7 @@ impl<'a> Stage<'a> {
             write_gap_ms: application.gap_between(fault.at, healed).map_or(0, |(gap, _)| ms(gap)),
             old_last_ms: handover.and_then(|handover| Some(after(handover.last_old?.at))),
             new_first_ms: handover.map(|handover| after(handover.first_new.at)),
-            margin_ms: handover.and_then(|handover| handover.margin_ms()),
+            margin_ms: margin.map(|margin| margin.ms),
             lost: lost.len(),
             lost_until_ms: lost_until.map(after),
             figures: Vec::new(),
@@ -226,17 +229,18 @@ impl<'a> Stage<'a> {
         if let Some((pause, _)) = application.gap_from(healed).filter(|(pause, _)| *pause > UNREMARKABLE) {
             round.time("pause during the return", pause);
         }
-        self.judge(&round);
+        self.judge(&round, margin);
         self.ledgers.push(all);
         Ok(round)
     }
 
     /// What must hold whatever the story.
-    fn judge(&mut self, round: &Round) {
-        if let Some(margin) = round.margin_ms.filter(|margin| *margin < 0.0) {
+    fn judge(&mut self, round: &Round, margin: Option<Margin>) {
+        if let Some(Margin { old, new, ms }) = margin.filter(|margin| margin.ms < 0.0) {
+            let (old, new) = (self.name(old), self.name(new));
             self.violated(format!(
-                "{}: {} acknowledged writes for {:.0} ms after {} had begun to",
-                round.fault, round.from, -margin, round.to
+                "{}: {old} acknowledged writes for {:.0} ms after {new} had begun to",
+                round.fault, -ms
             ));
         }
         let ttl_ms = self.cluster.ttl().as_secs_f64() * 1000.0;
@@ -248,6 +252,36 @@ impl<'a> Stage<'a> {
                 round.fault
             ));
         }
+    }
+
+    /// One PostgreSQL at most takes writes, whatever the store says of them.
+    async fn nobody_else_takes_writes(&mut self) -> Result<()> {
+        let mut writing: Vec<usize> = (0..self.cluster.nodes.len()).collect();
+        // Twice, so that a primary that moves between two questions is not taken for two.
+        for _ in 0..2 {
+            let mut still = Vec::new();
+            for index in writing {
+                let mut answer = None;
+                let asked = self.cluster.wait_until("answer of PostgreSQL", SETTLE, async |cluster| {
+                    answer = cluster.takes_writes(index).await;
+                    answer.is_some()
+                });
+                asked.await?;
+                still.extend((answer == Some(true)).then_some(index));
+            }
+            writing = still;
+        }
+        if writing.len() > 1 {
+            let names: Vec<String> = writing.iter().map(|index| self.name(*index)).collect();
+            self.violated(format!("{} all take writes", names.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing that must hold was violated so far.
+    pub(crate) fn is_unharmed(&self) -> bool {
+        self.violations.is_empty()
+            && !(self.cluster.synchronous() && self.rounds.iter().any(|round| round.lost > 0))
     }
 
     /// A round is over.
@@ -302,17 +336,22 @@ impl Probes {
     }
 
     /// The application's ledger, and everybody's.
-    async fn stop(self, fault: &Fault) -> (Ledger, Ledger) {
+    async fn stop(self, fault: &Fault, cluster: &Cluster) -> (Ledger, Ledger) {
         let mut ledgers = Vec::new();
-        let sides = std::iter::once(None).chain(self.sides.into_iter().map(Some));
-        for (writer, side) in self.writers.into_iter().zip(sides.chain(std::iter::repeat(None))) {
-            let ledger = writer.stop().await;
-            ledgers.push(match fault.healed {
-                Some(healed) if fault.cut && side != Some(fault.old) => {
-                    ledger.cut_off_from(fault.old, healed)
+        // Among the hosts the outside comes after the last node.
+        let outside = cluster.nodes.len();
+        let sides = std::iter::once(outside).chain(self.sides).chain(std::iter::repeat(outside));
+        for (writer, client) in self.writers.into_iter().zip(sides) {
+            let mut ledger = writer.stop().await;
+            for &(cut, until) in &fault.cuts {
+                let Some(healed) = until.or(fault.healed) else { continue };
+                for (server, node) in cluster.nodes.iter().enumerate() {
+                    if cut.separates(client, server, node.ports.postgres) {
+                        ledger = ledger.cut_off_from(server, healed);
+                    }
                 }
-                Some(_) | None => ledger,
-            });
+            }
+            ledgers.push(ledger);
         }
         (ledgers[0].clone(), Ledger::merge(ledgers))
     }

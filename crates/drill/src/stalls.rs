@@ -236,12 +236,12 @@ impl Cause {
     }
 }
 
-/// `strace` on every process of the primary's PostgreSQL, and on all that it starts from now on.
-async fn slow_disk(cluster: &Cluster, primary: usize) -> Result<Child> {
+/// `strace` on every process of a node's PostgreSQL, and on all that it starts from now on.
+pub(crate) async fn slow_disk(cluster: &Cluster, node: usize) -> Result<Child> {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e"]);
     command.arg(format!("inject=fsync,fdatasync:delay_enter={}", DISK.as_micros()));
-    let all = processes::inside(&cluster.nodes[primary].data_dir());
+    let all = processes::inside(&cluster.nodes[node].data_dir());
     for pid in &all {
         command.args(["-p", &pid.as_raw_nonzero().to_string()]);
     }

@@ -3,7 +3,7 @@
 mod cut;
 mod killed;
 mod lost;
-mod planned;
+pub(crate) mod planned;
 mod quorum;
 mod rest;
 mod start;

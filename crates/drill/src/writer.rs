@@ -60,13 +60,16 @@ pub struct Target {
     pub servers: Vec<SocketAddr>,
     /// In which order they are tried.
     pub order: Vec<usize>,
+    /// How long a client stays with a server that answers it.
+    pub session: Duration,
 }
 
 impl Target {
     /// A database whose connection string lists `servers`.
     #[must_use]
     pub fn new(place: Place, connection_string: String, servers: Vec<SocketAddr>) -> Target {
-        Target { place, connection_string, order: (0..servers.len()).collect(), servers }
+        let order = (0..servers.len()).collect();
+        Target { place, connection_string, servers, order, session: Duration::MAX }
     }
 
     /// A database that is reached from this process's own network; who answers is told by the order of the hosts.
@@ -98,6 +101,13 @@ impl Target {
         order.retain(|other| *other != server);
         order.push(server);
         Target { order, ..self.clone() }
+    }
+
+    /// The same database for a client that begins again every second. Whoever is served stays, and never asks whether somebody nearer
+    /// takes writes too.
+    #[must_use]
+    pub fn restless(&self) -> Target {
+        Target { session: Duration::from_secs(1), ..self.clone() }
     }
 
     /// One host of the connection string, to be connected to if it takes writes.
@@ -170,8 +180,14 @@ impl Writer {
             .map(|server| Ok((*server, target.single(*server)?)))
             .collect::<Result<Vec<_>>>()?;
         let (shared, stop) = (Arc::new(Shared::default()), Arc::new(AtomicBool::new(false)));
-        let probe =
-            Probe { hosts, shared: shared.clone(), stop: stop.clone(), id: number * IDS, owed: Vec::new() };
+        let probe = Probe {
+            hosts,
+            session: target.session,
+            shared: shared.clone(),
+            stop: stop.clone(),
+            id: number * IDS,
+            owed: Vec::new(),
+        };
         let task = target.place.spawn(probe.run());
         Ok(Writer { shared, stop, task })
     }
@@ -206,7 +222,7 @@ impl Writer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Server {
     index: usize,
-    started: String,
+    started: i64,
 }
 
 struct Session {
@@ -234,6 +250,7 @@ struct Owed {
 struct Probe {
     /// In the order in which they are tried.
     hosts: Vec<(usize, Config)>,
+    session: Duration,
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     id: i64,
@@ -278,18 +295,19 @@ impl Probe {
         None
     }
 
-    /// Writes until the server fails, refuses or keeps silent.
+    /// Writes until the server fails, refuses or keeps silent, or the session has lasted long enough.
     async fn write_through(&mut self, session: Session) {
         let mut tick = tokio::time::interval(PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while !self.stopped() {
+        let begun = Instant::now();
+        while !self.stopped() && begun.elapsed() < self.session {
             tick.tick().await;
             self.id += 1;
             let mut write = tokio::spawn(write(
                 session.client.clone(),
                 session.insert.clone(),
                 self.id,
-                session.server.index,
+                session.server.clone(),
                 self.shared.clone(),
             ));
             match tokio::time::timeout(PATIENCE, &mut write).await {
@@ -310,7 +328,7 @@ async fn write(
     client: Arc<Client>,
     insert: tokio_postgres::Statement,
     id: i64,
-    server: usize,
+    server: Server,
     shared: Arc<Shared>,
 ) -> Answer {
     let sent = Instant::now();
@@ -323,8 +341,9 @@ async fn write(
         Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => Answer::Refused,
         Err(_) => Answer::Unknown,
     };
+    let Server { index: server, started } = server;
     shared.with(|ledger| match answer {
-        Answer::Acknowledged => ledger.acknowledged.push(Acknowledged { id, sent, at, server }),
+        Answer::Acknowledged => ledger.acknowledged.push(Acknowledged { id, sent, at, server, started }),
         Answer::Refused => {}
         Answer::Unknown => ledger.unknown.push(id),
     });
@@ -334,7 +353,8 @@ async fn write(
 /// A session with one server, if it takes writes.
 async fn open(index: usize, config: &Config) -> Result<Session> {
     let client = connect(config).await?;
-    let row = client.query_one("SELECT pg_postmaster_start_time()::text", &[]).await?;
+    let started = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+    let row = client.query_one(started, &[]).await?;
     let server = Server { index, started: row.get(0) };
     let insert = client.prepare("INSERT INTO ledger (id) VALUES ($1)").await?;
     Ok(Session { client: Arc::new(client), insert, server })

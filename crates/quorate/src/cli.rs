@@ -52,7 +52,7 @@ enum Verb {
     },
     /// Build a cluster on this machine, take its primary's node away, and count what was lost
     Demo(DemoArgs),
-    /// The same stories as fault drills, in rounds and with a report; the table of all of them; a soak
+    /// The same stories as fault drills, in rounds and with a report; the table of all of them; a soak; chaos
     Drill(DemoArgs),
 }
 

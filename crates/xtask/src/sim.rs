@@ -43,7 +43,9 @@ enum Suite {
     Ha,
     /// `kill -9`, power cuts, broken disks and rotten bytes under real processes; again and again.
     Crash,
-    /// One after the other, each for a quarter of the time.
+    /// Three real nodes with PostgreSQL, and every kind of fault in turn; cuts only as root.
+    Scenarios,
+    /// One after the other, each for a fifth of the time.
     All,
 }
 
@@ -70,7 +72,7 @@ pub(crate) fn run(sim: &Sim) -> Result<()> {
         return cluster(&["--seed", &seed.to_string()], &mut Tally::default());
     }
     let suites = match suite {
-        Suite::All => vec![Suite::Cluster, Suite::Ha, Suite::Crash, Suite::Robustness],
+        Suite::All => vec![Suite::Cluster, Suite::Ha, Suite::Crash, Suite::Robustness, Suite::Scenarios],
         one => vec![one],
     };
     let share = Duration::from_secs(minutes * 60) / u32::try_from(suites.len())?;
@@ -95,6 +97,7 @@ impl Suite {
             Suite::Cluster => "cluster",
             Suite::Ha => "ha",
             Suite::Crash => "crash",
+            Suite::Scenarios => "scenarios",
             Suite::All => "all",
         }
     }
@@ -105,6 +108,7 @@ impl Suite {
             Suite::Cluster => cluster(&["--seconds", &share.as_secs().to_string()], tally),
             Suite::Ha => ha(share, seed, tally),
             Suite::Crash => crash(share, seed, tally),
+            Suite::Scenarios => scenarios(share, seed, tally),
             Suite::All => unreachable!("it was divided"),
         }
     }
@@ -131,6 +135,17 @@ fn robustness(share: Duration, seed: Option<u64>, tally: &mut Tally) -> Result<(
     let suite = ["test", "--package", "quorate-tests", "--test", "robustness"];
     let form = ["a_story_of_faults", "--", "--nocapture"];
     cargo_tallied(&[&suite[..], &form[..]].concat(), &environment, tally)
+}
+
+/// The drill's chaos, at the times with the least room and in the mode that promises to lose nothing.
+fn scenarios(share: Duration, seed: Option<u64>, tally: &mut Tally) -> Result<()> {
+    with_binary()?;
+    let minutes = share.as_secs().div_ceil(60).to_string();
+    let seed = seed.map(|seed| seed.to_string());
+    let drill = ["run", "--package", "quorate", "--bin", "quorate", "--", "drill", "chaos"];
+    let form = ["--mode", "quorum", "--preset", "fast", "--minutes", &minutes];
+    let seed: Vec<&str> = seed.iter().flat_map(|seed| ["--seed", seed]).collect();
+    cargo_tallied(&[&drill[..], &form[..], &seed[..]].concat(), &[], tally)
 }
 
 /// A run after the other, each with the next seed, until the time is over.

@@ -26,7 +26,7 @@ pub(super) async fn primary(stage: &mut Stage<'_>, direction: Direction) -> Resu
         Direction::Incoming => (Cut::Incoming(old), "nothing arrives there any more"),
     };
     let mut fault = stage.fault(what, old);
-    fault.cut = true;
+    fault.cuts.push((cut, None));
     stage.cluster.cut(&[cut])?;
     stage.taken_over(&probes, &fault).await?;
     stage.held(fault.at, stage.hold).await?;
@@ -42,7 +42,9 @@ pub(super) async fn between(stage: &mut Stage<'_>) -> Result<Round> {
     let probes = stage.probes(&[old]).await?;
     let what = format!("does not hear {} and is not heard by it", stage.name(standby));
     let mut fault = stage.fault(what, old);
-    stage.cluster.cut(&[Cut::Between(old, standby)])?;
+    let cut = Cut::Between(old, standby);
+    fault.cuts.push((cut, None));
+    stage.cluster.cut(&[cut])?;
     stage.held(fault.at, stage.hold).await?;
     stage.cluster.cut(&[])?;
     stage.healed(&mut fault, "", "everybody hears everybody again");
@@ -66,8 +68,9 @@ pub(super) async fn twice(stage: &mut Stage<'_>) -> Result<Round> {
     stage.cluster.cut(&[Cut::Host(second.server)])?;
     let (old, new) = (stage.name(first), stage.name(second.server));
     stage.timeline.event_at(again, &new, format!("cut off; at the same moment {old} is back, not rewound"));
+    let cuts = vec![(Cut::Host(first), Some(again)), (Cut::Host(second.server), None)];
     let mut second_fault =
-        Fault { what: "the second cut".to_owned(), old: second.server, at: again, healed: None, cut: true };
+        Fault { what: "the second cut".to_owned(), old: second.server, at: again, healed: None, cuts };
     let third = stage.taken_over(&probes, &second_fault).await?;
     if third.server == first {
         stage.violated(format!("{old} was promoted although it had not rewound"));

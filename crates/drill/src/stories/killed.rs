@@ -42,11 +42,14 @@ pub(super) async fn keepers(stage: &mut Stage<'_>, keepers: Keepers) -> Result<R
         Keepers::Both => "kill -9 of quorate and of its guard",
     };
     let mut fault = stage.fault(what, old);
-    // The guard first: it must not act on the agent's death.
-    if keepers == Keepers::Both && stage.cluster.kill_guard(old) == 0 {
-        stage.timeline.event(&stage.name(old), "there was no guard process");
+    match keepers {
+        Keepers::Agent => stage.cluster.kill_agent(old).await?,
+        Keepers::Both => {
+            if stage.cluster.kill_keepers(old).await? == 0 {
+                stage.timeline.event(&stage.name(old), "there was no guard process");
+            }
+        }
     }
-    stage.cluster.kill_agent(old).await?;
     stage.taken_over(&probes, &fault).await?;
     stage.held(fault.at, stage.hold).await?;
     stage.cluster.start(old)?;

@@ -51,7 +51,7 @@ async fn fenced_in_time(stage: &mut Stage<'_>, probes: &Probes, fault: &Fault, q
     let (primary, name) = (fault.old, stage.name(fault.old));
     let mut fenced = None;
     while fenced.is_none() && quorum_lost.elapsed() < ttl * 3 {
-        match takes_writes(stage.cluster, primary).await {
+        match stage.cluster.takes_writes(primary).await {
             Some(false) => fenced = Some(Instant::now()),
             Some(true) | None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
@@ -82,29 +82,6 @@ async fn fenced_in_time(stage: &mut Stage<'_>, probes: &Probes, fault: &Fault, q
     let at = stage.cluster.nodes[primary].rest();
     if let Ok((200, _)) = rest::get(at, "/primary", Duration::from_secs(1)).await {
         stage.violated(format!("{name} still answers 200 on /primary without a quorum"));
-    }
-}
-
-/// Whether the node's PostgreSQL answers and is not a standby: whoever connects may write there. None: it did not say in time,
-/// which on a busy machine means nothing.
-async fn takes_writes(cluster: &Cluster, index: usize) -> Option<bool> {
-    let mut config: tokio_postgres::Config = cluster.connection_string_of(index).parse().ok()?;
-    config.connect_timeout(Duration::from_millis(500));
-    let ask = async move {
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await.map(|row| row.get(0))
-    };
-    let asked = cluster.nodes[index]
-        .place
-        .spawn(async move { tokio::time::timeout(Duration::from_millis(500), ask).await });
-    match asked.await.ok()? {
-        Ok(Ok(writes)) => Some(writes),
-        // Refused, starting, shutting down, killed.
-        Ok(Err(_)) => Some(false),
-        Err(_) => None,
     }
 }
 
