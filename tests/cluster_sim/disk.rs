@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// What lies behind the last group.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tail {
     /// Nothing: a kill of the process.
     Clean,
@@ -64,12 +64,26 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Flips a few bits of one file in `dir`, before `last_group` (file, offset) if it is that file. Says where.
+/// Takes from the copy what a power cut takes: zeros where nothing was ever written.
+pub(crate) fn forget(dir: &Path, unsynced: &[(PathBuf, u64, u64)]) -> io::Result<()> {
+    for (path, at, length) in unsynced {
+        let Ok(inside) = path.strip_prefix(dir) else { continue };
+        // A segment that was still to get its name has lost it.
+        match OpenOptions::new().write(true).open(kept(dir).join(inside)) {
+            Ok(file) => file.write_all_at(&vec![0; *length as usize], *at)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Flips a few bits of one file in `dir`, before `last_group` (file, offset) if it is that file. Returns which, and says where.
 pub(crate) fn rot(
     dir: &Path,
     last_group: Option<(PathBuf, u64)>,
     random: &mut fastrand::Rng,
-) -> io::Result<Option<String>> {
+) -> io::Result<Option<(PathBuf, String)>> {
     let mut files = Vec::new();
     list(dir, &mut files)?;
     files.sort();
@@ -88,14 +102,18 @@ pub(crate) fn rot(
     if end == 0 {
         return Ok(None);
     }
-    let at = random.usize(0..end);
+    let (at, before) = (random.usize(0..end), bytes.clone());
     for _ in 0..random.usize(1..4) {
         let near = (at + random.usize(0..8)).min(end - 1);
         bytes[near] ^= 1 << random.u8(0..8);
     }
+    // Some were flipped back.
+    if bytes == before {
+        return Ok(None);
+    }
     std::fs::write(&path, bytes)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Some(format!("bits of {name} flipped at byte {at} of {end}")))
+    Ok(Some((path, format!("bits of {name} flipped at byte {at} of {end}"))))
 }
 
 fn list(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

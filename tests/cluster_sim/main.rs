@@ -4,12 +4,14 @@
 //!   cargo xtask ci                                      18 seeds
 //!   cargo xtask sim --suite cluster --minutes 60        a soak
 //!   cargo xtask sim --suite cluster --seed 17           one again, with its trace
+//!   cargo xtask sim --suite cluster --mutations         would it notice?
 //! ```
 //!
 //! Each seed runs in a process of its own, because the same seed has to give the same trace, and a process that has run
 //! another one is not the same process. [`world`] is the schedule and the network, [`member`] what runs on a member,
-//! [`history`] what clients saw and what must hold of it, [`lies`] what its checkers have to find, [`disk`] what a crash leaves
-//! behind, [`clocks`] what members take for the time, [`witness`] what happened.
+//! [`history`] what clients saw and what must hold of it, [`lies`] what its checkers have to find, [`mutations`] what they
+//! have to find when the store itself is broken, [`disk`] what a crash leaves behind, [`clocks`] what members take for the
+//! time, [`witness`] what happened.
 //!
 //! Without `--cfg quorate_sim` there is nothing here: the code below it would use the real network.
 
@@ -23,6 +25,8 @@ mod history;
 mod lies;
 #[cfg(quorate_sim)]
 mod member;
+#[cfg(quorate_sim)]
+mod mutations;
 #[cfg(quorate_sim)]
 mod runner;
 #[cfg(quorate_sim)]

@@ -9,8 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use parking_lot::Mutex;
+use quorate_consensus::sim::{Rule, break_rule};
 use serde_json::{Value, json};
 
+use crate::mutations;
 use crate::world::{self, Report};
 
 /// One seed takes ten seconds or so: whoever takes this long goes round in a circle in which no simulated time passes.
@@ -74,16 +76,29 @@ struct Cli {
     /// Run so many of them twice: the same seed gives the same trace.
     #[arg(long, default_value_t = 2)]
     twice: u64,
+    /// Instead: break so many rules, one after the other, and see each noticed; all of them, if not given.
+    #[arg(long, value_name = "HOW MANY", num_args = 0..=1, default_missing_value = "1000")]
+    mutations: Option<usize>,
     /// One seed, for the process that gathers.
     #[arg(long, hide = true)]
     child: Option<u64>,
+    /// In a run of one seed, this rule of [`Rule`] is broken.
+    #[arg(long = "break", value_name = "RULE", value_parser = rule)]
+    broken: Option<Rule>,
     /// Passed by `cargo test`, without a meaning here.
     #[arg(long, hide = true)]
     nocapture: bool,
 }
 
+fn rule(name: &str) -> Result<Rule, String> {
+    Rule::named(name).ok_or_else(|| format!("one of {:?}", Rule::ALL))
+}
+
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(rule) = cli.broken {
+        break_rule(rule);
+    }
     if let Some(seed) = cli.child.or(cli.seed) {
         std::thread::spawn(move || {
             std::thread::sleep(LONGEST);
@@ -95,7 +110,11 @@ pub(crate) fn main() -> ExitCode {
         println!("{}", as_json(seed, &report));
         return if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    match gather(&cli) {
+    let outcome = match cli.mutations {
+        Some(rules) => mutations::are_noticed(rules, cli.jobs),
+        None => gather(&cli),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -122,11 +141,12 @@ fn as_json(seed: u64, report: &Report) -> Value {
     })
 }
 
-/// Runs one seed in a process of its own.
-fn child(seed: u64) -> Result<Value> {
+/// Runs one seed in a process of its own, which breaks a rule if it is given one.
+pub(crate) fn child(seed: u64, broken: Option<Rule>) -> Result<Value> {
     let program = std::env::current_exe().context("this program has a path")?;
     let output = Command::new(program)
         .args(["--child", &seed.to_string()])
+        .args(broken.map(|rule| format!("--break={rule:?}")))
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .output()
@@ -136,6 +156,10 @@ fn child(seed: u64) -> Result<Value> {
         Some(report) => Ok(report),
         None => {
             let said = String::from_utf8_lossy(&output.stderr);
+            // Of a panic the place and the sentence.
+            let place = said.lines().position(|line| line.contains("panicked at"));
+            let said = said.lines().skip(place.unwrap_or(0)).take(place.map_or(usize::MAX, |_| 2));
+            let said = said.collect::<Vec<_>>().join(" ");
             Ok(json!({"seed": seed, "violations": [format!("it broke off: {}", said.trim())]}))
         }
     }
@@ -159,7 +183,7 @@ fn gather(cli: &Cli) -> Result<bool> {
                     if seed >= end || until.is_some_and(|until| Instant::now() >= until) {
                         return;
                     }
-                    let report = child(seed)
+                    let report = child(seed, None)
                         .unwrap_or_else(|error| json!({"seed": seed, "violations": [error.to_string()]}));
                     let mut reports = reports.lock();
                     reports.push(report);
@@ -181,7 +205,7 @@ fn gather(cli: &Cli) -> Result<bool> {
     }
     for report in reports.iter().take(usize::try_from(cli.twice)?) {
         let seed = report["seed"].as_u64().unwrap_or_default();
-        let again = child(seed)?;
+        let again = child(seed, None)?;
         if again["trace"] != report["trace"] {
             println!("seed {seed}: NOT THE SAME TRACE: {} and {}", report["trace"], again["trace"]);
             sound = false;

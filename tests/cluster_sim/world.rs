@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(4);
 const CHAOS: (u64, u64) = (8, 20);
 /// From peace to the last word of the last member.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A member whose log has failed is gone after this.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Beside the initial members.
 const SPARES: usize = 2;
 /// No more are added.
@@ -76,6 +78,12 @@ struct World<'s> {
     learners: BTreeSet<u64>,
     /// Whose disk is gone or may rot on; no other one is lost meanwhile.
     lost: Option<usize>,
+    /// Whose log has rotted and must not be served from.
+    rotten: Option<usize>,
+    /// Ids whose disk is gone.
+    gone: BTreeSet<u64>,
+    /// Since when a member runs whose log has met a fault of the disk.
+    deaf: BTreeMap<usize, Duration>,
     /// A removal without an answer may yet happen.
     unresolved: bool,
     /// Peace: whoever ends is started at once.
@@ -139,6 +147,9 @@ pub(crate) fn run(seed: u64, print: bool) -> Report {
         perhaps: BTreeSet::new(),
         learners: BTreeSet::new(),
         lost: None,
+        rotten: None,
+        gone: BTreeSet::new(),
+        deaf: BTreeMap::new(),
         unresolved: false,
         healed: false,
         faults: BTreeMap::new(),
@@ -213,6 +224,11 @@ impl World<'_> {
         self.pass_until("everybody has told", |world| {
             let ends = world.shared.ends.lock();
             ends.values().next().is_some_and(|end| end.members.iter().all(|at| ends.contains_key(at)))
+        })?;
+        self.pass_until("everybody who was removed has ended", |world| {
+            let ends = world.shared.ends.lock();
+            let members = ends.values().next().map(|end| &end.members);
+            members.is_some_and(|members| world.shared.running.lock().keys().all(|at| members.contains(at)))
         })?;
         // What the watchers are still to be told.
         self.pass(Duration::from_secs(2))
@@ -290,6 +306,10 @@ impl World<'_> {
         let dir = self.dir(at);
         if dir.is_dir() {
             disk::keep(&dir).expect("a copy of the directory");
+            let unsynced = faulty::take_unsynced(&self.log(at));
+            if tail != Tail::Clean {
+                disk::forget(&dir, &unsynced).expect("the copy is there");
+            }
         }
         self.sim.crash(self.names[at].as_str());
         faulty::mend(&self.log(at));
@@ -401,6 +421,8 @@ impl World<'_> {
 
     fn wipe(&mut self, at: usize) {
         self.over.extend(self.known_id(at));
+        self.gone.extend(self.known_id(at));
+        self.rotten = self.rotten.filter(|rotten| *rotten != at);
         self.shared.ids.lock().remove(&at);
         let dir = self.dir(at);
         if dir.is_dir() {
@@ -417,8 +439,10 @@ impl World<'_> {
         let dir = self.dir(at);
         let flipped = disk::rot(&dir, faulty::last_group(&self.log(at)), &mut self.random)
             .expect("the files are there");
-        if let Some(place) = flipped {
+        if let Some((path, place)) = flipped {
             self.lost = Some(at);
+            // Of snapshots an older one may do; a log is read whole.
+            self.rotten = path.starts_with(self.log(at)).then_some(at);
             self.note(&format!("m{at}: {place}"));
             self.count("flipped bits");
         }
@@ -465,7 +489,15 @@ impl World<'_> {
                 self.crash(at, Some(Tail::Midway));
             }
         }
-        for (at, id) in self.shared.running.lock().clone() {
+        let running = self.shared.running.lock().clone();
+        for (at, id) in running {
+            if self.gone.contains(&id) {
+                return Err(format!("ONE ID ON TWO DISKS: m{at} runs as {id:016x}, whose disk was lost"));
+            }
+            if self.rotten == Some(at) {
+                return Err(format!("ROT: m{at} runs on a log with flipped bits"));
+            }
+            self.must_hear_of_its_disk(at)?;
             let before = self.shared.ids.lock().insert(at, id);
             if before.is_none() && self.lost == Some(at) {
                 self.lost = None;
@@ -480,6 +512,19 @@ impl World<'_> {
             self.restart(at, &ended)?;
         }
         Ok(())
+    }
+
+    /// A log that could not write something ends its member, now and not when it is restarted.
+    fn must_hear_of_its_disk(&mut self, at: usize) -> Result<(), String> {
+        let (now, met) = (self.sim.elapsed(), faulty::met(&self.log(at)));
+        let Some(fault) = met else {
+            self.deaf.remove(&at);
+            return Ok(());
+        };
+        if now - *self.deaf.entry(at).or_insert(now) < LAST_WORD {
+            return Ok(());
+        }
+        Err(format!("DEAF: m{at} goes on for {LAST_WORD:?} after {fault:?}"))
     }
 
     fn place_of(&self, id: u64) -> Option<usize> {

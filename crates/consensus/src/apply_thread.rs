@@ -288,6 +288,8 @@ impl ApplyThread {
 
     fn apply(&mut self, chunk: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> Result<(), Failure> {
         let Some(last) = chunk.last().map(|(entry, _)| entry.log_id) else { return Ok(()) };
+        #[cfg(quorate_sim)]
+        let chunk = crate::sim::perhaps_in_another_order(chunk);
         let begun = std::time::Instant::now();
         let engine = Arc::clone(&self.engine);
         let mut applier = Applier::new(&*engine as &dyn View);
@@ -445,6 +447,8 @@ impl ApplyThread {
             }
             path = self.snapshots.path_of(adopted.at);
         }
+        #[cfg(quorate_sim)]
+        let path = crate::sim::perhaps_an_older(path, self.shared.state.lock().snapshot.as_ref());
         let mut pairs = self.snapshots.read(&path)?;
         let engine = Arc::clone(&self.engine);
         // The file holds the position and the membership too, as they were written with the last batch before it.

@@ -6,20 +6,26 @@
 
 use std::future::Future as _;
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
+use openraft::EntryPayload;
 use quorate_storage::LogOptions;
 /// Disks that fail on request.
 pub use quorate_storage::sim as disk;
+/// Rules that are broken on purpose.
+pub use quorate_storage::sim::{Rule, break_rule, broken};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 use turmoil::net::{TcpListener, TcpStream};
+
+use crate::types::{Entry, Snapshot};
 
 /// Between two looks at a thread.
 const LOOK: Duration = Duration::from_micros(20);
@@ -60,6 +66,25 @@ pub(crate) fn stand_still<T>(mut answer: oneshot::Receiver<T>) -> oneshot::Recei
             Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(LOOK),
             Err(oneshot::error::TryRecvError::Closed) => return answer,
         }
+    }
+}
+
+/// What is applied as one batch; if that rule is broken, sorted by its bytes instead of by its indices.
+pub(crate) fn perhaps_in_another_order<R>(mut chunk: Vec<(Entry, R)>) -> Vec<(Entry, R)> {
+    if broken(Rule::OrderOfItsOwn) {
+        chunk.sort_by_key(|(entry, _)| match &entry.payload {
+            EntryPayload::Normal(proposal) => proposal.bytes(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => Bytes::new(),
+        });
+    }
+    chunk
+}
+
+/// The snapshot to install; if that rule is broken, the one that was `held` until now.
+pub(crate) fn perhaps_an_older(newest: PathBuf, held: Option<&Snapshot>) -> PathBuf {
+    match held.filter(|_| broken(Rule::StaleSnapshot)) {
+        Some(held) if held.snapshot.path().is_file() => held.snapshot.path().to_path_buf(),
+        Some(_) | None => newest,
     }
 }
 

@@ -39,6 +39,8 @@ use quorate_consensus::message::answer::Answer;
 use quorate_consensus::message::hello_response::State;
 use quorate_consensus::message::question::Question;
 use quorate_consensus::message::{self, FailureKind};
+#[cfg(quorate_sim)]
+use quorate_consensus::sim::{Rule, broken};
 use quorate_consensus::{AskError, MembershipFailure, Node as PeerNode, Peer, Peers};
 
 use crate::forward::refused;
@@ -170,7 +172,10 @@ pub(crate) async fn find_place(
                 }
                 Ok(Some(State::Formed(theirs))) => {
                     let ours = theirs.founders.iter().find(|founder| founder.id == standing.id);
-                    known_by_all &= ours.is_some_and(|founder| founder.nonce == identity.nonce);
+                    let same_disk = |founder: &message::Founder| founder.nonce == identity.nonce;
+                    #[cfg(quorate_sim)]
+                    let same_disk = |founder: &_| same_disk(founder) || broken(Rule::EmptyDiskKeepsItsId);
+                    known_by_all &= ours.is_some_and(same_disk);
                     for founder in &theirs.founders {
                         founders.entry(founder.id).or_insert(founder.nonce);
                     }
@@ -390,6 +395,10 @@ async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
 /// life: voters refuse to be asked for a vote by somebody who is no member, and it goes on waiting. So it asks, the leader it
 /// knows or whoever leads, and believes only one that a quorum confirms.
 pub(crate) async fn notice_removal(inner: Arc<Inner>) {
+    #[cfg(quorate_sim)]
+    if broken(Rule::RemovedMemberGoesOn) {
+        return;
+    }
     loop {
         let belongs = inner.consensus.members().iter().any(|peer| peer.id == inner.id);
         tokio::time::sleep(if belongs { BELONGS } else { SOON }).await;

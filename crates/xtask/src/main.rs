@@ -20,6 +20,8 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Seeds of the simulated cluster in CI.
 const CLUSTER_SEEDS: &str = "18";
+/// Rules that are broken in it, others every day.
+const BROKEN_RULES: &str = "4";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Set up, demonstrate, test and measure Quorate")]
@@ -108,6 +110,7 @@ fn ci() -> Result<()> {
     step("licences", deny)?;
     step("tests", || test(&[]))?;
     step("simulated clusters", || sim::cluster(&["--seeds", CLUSTER_SEEDS], &mut Tally::default()))?;
+    step("broken rules", || sim::cluster(&["--mutations", BROKEN_RULES], &mut Tally::default()))?;
     println!("\nci: everything passed in {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }

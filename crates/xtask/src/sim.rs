@@ -30,6 +30,9 @@ pub(crate) struct Sim {
     /// Where choices begin; drawn and printed if not given. Of `cluster` this one seed alone, with its trace.
     #[arg(long)]
     seed: Option<u64>,
+    /// Of `cluster`: break its rules on purpose, one after the other, and see each noticed.
+    #[arg(long, conflicts_with_all = ["minutes", "soak", "seed"])]
+    mutations: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,6 +71,13 @@ pub(crate) fn cluster(arguments: &[&str], tally: &mut Tally) -> Result<()> {
 
 pub(crate) fn run(sim: &Sim) -> Result<()> {
     let (suite, minutes) = if sim.soak { (Suite::All, 60) } else { (sim.suite, sim.minutes) };
+    match (suite, sim.mutations) {
+        (Suite::Cluster, true) => return cluster(&["--mutations"], &mut Tally::default()),
+        (_, true) => {
+            bail!("--mutations is for --suite cluster; the others' mutations are tests of their own")
+        }
+        (_, false) => {}
+    }
     if let (Suite::Cluster, Some(seed)) = (suite, sim.seed) {
         return cluster(&["--seed", &seed.to_string()], &mut Tally::default());
     }

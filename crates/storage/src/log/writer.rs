@@ -117,6 +117,10 @@ impl Writer {
                     }
                     group.done.push(done);
                 }
+                #[cfg(quorate_sim)]
+                Command::Vote(_, done) if crate::sim::broken(crate::sim::Rule::VotesNotWritten) => {
+                    group.done.push(done);
+                }
                 Command::Vote(vote, done) => {
                     group.records.push(Record::Vote(vote));
                     group.done.push(done);
@@ -166,7 +170,7 @@ impl Writer {
         }
 
         #[cfg(quorate_sim)]
-        crate::sim::about_to_write(&self.dir, &segment.file, &self.buffer, start)
+        crate::sim::about_to_write(&self.dir, &segment.path, &segment.file, &self.buffer, start)
             .map_err(StorageError::io("writing", &segment.path))?;
         segment.file.write_all_at(&self.buffer, start).map_err(StorageError::io("writing", &segment.path))?;
         let began = Instant::now();
