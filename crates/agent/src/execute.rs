@@ -35,7 +35,7 @@ const REWIND_DEADLINE: Duration = Duration::from_secs(3600);
 /// For a checkpoint: it writes what is dirty, at the speed of the disk. It blocks nothing but a planned stop.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
 /// For a move of the store's leadership.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(1);
+const MOVE_TIMEOUT: (Duration, u32) = (Duration::from_secs(1), 5);
 /// The longest that commits stand still for a change of the synchronous set before it is put off.
 const SYNC_PATIENCE: Duration = Duration::from_secs(4);
 /// Until the guard process holds a deadline; long enough for one that hangs to be replaced.
@@ -53,6 +53,10 @@ pub(crate) struct Leases {
     pub(crate) member: Option<LeaseFacts>,
     pub(crate) primary: Option<LeaseFacts>,
 }
+
+type Rest = std::iter::Peekable<std::vec::IntoIter<Action>>;
+
+const PUBLISH: &str = "the member key was not written";
 
 /// What an execution works with: the loop's own state, borrowed for one list of actions.
 pub(crate) struct Execution<'a> {
@@ -194,14 +198,16 @@ impl Execution<'_> {
     /// All of them, or up to the first failure. Answers when to look again because of what was done, at the latest.
     pub(crate) async fn run(&mut self, actions: Vec<Action>) -> Result<Option<Duration>, Failure> {
         let look_again = actions.iter().filter_map(shows_after).min();
-        for action in actions {
+        let mut actions = actions.into_iter().peekable();
+        while let Some(action) = actions.next() {
             tracing::debug!(?action, "performing");
-            self.perform(action).await?;
+            self.perform(action, &mut actions).await?;
         }
         Ok(look_again)
     }
 
-    async fn perform(&mut self, action: Action) -> Result<(), Failure> {
+    /// One, and of the `rest` what goes with it.
+    async fn perform(&mut self, action: Action, rest: &mut Rest) -> Result<(), Failure> {
         let registry = &self.shared.registry;
         let timeout = self.timeout;
         match action {
@@ -217,12 +223,15 @@ impl Execution<'_> {
                 self.leases.member = renewed;
                 Ok(())
             }
-            Action::PublishMember { lease, record } => registry
-                .publish_member(lease, &record, timeout)
-                .await
-                .map_err(write("the member key was not written")),
+            Action::PublishMember { lease, record } => {
+                registry.publish_member(lease, &record, timeout).await.map_err(write(PUBLISH))
+            }
             Action::AcquireLock { sync, ttl } => self.acquire(&sync, ttl).await,
-            Action::RenewPrimaryLease { lock, ttl: _ } => self.renew_primary(lock.lease).await,
+            Action::RenewPrimaryLease { lock, ttl: _ } => {
+                let member = rest.next_if(|next| matches!(next, Action::RenewMemberLease { .. }));
+                let record = rest.next_if(|next| matches!(next, Action::PublishMember { .. }));
+                self.keep(lock.lease, member, record).await
+            }
             Action::ReleaseLock { guard, status } => {
                 let released = registry.release(&guard, status.as_ref(), timeout).await;
                 if matches!(released, Ok(()) | Err(WriteError::GuardFailed)) {
@@ -423,6 +432,33 @@ impl Execution<'_> {
         Ok(())
     }
 
+    /// What a primary does at every tick, at once: where a round trip is long, one after the other would be most of a period. None of
+    /// them rests on another one: what the record says was judged on the view.
+    async fn keep(
+        &mut self,
+        primary: LeaseId,
+        member: Option<Action>,
+        record: Option<Action>,
+    ) -> Result<(), Failure> {
+        let (registry, timeout) = (&self.shared.registry, self.timeout);
+        let member = async {
+            let Some(Action::RenewMemberLease { lease, .. }) = member else { return Ok(None) };
+            registry.renew(lease, timeout).await.map(Some).map_err(renew("member"))
+        };
+        let record = async {
+            let Some(Action::PublishMember { lease, record }) = record else { return Ok(()) };
+            registry.publish_member(lease, &record, timeout).await.map_err(write(PUBLISH))
+        };
+        let (primary, member, record) = tokio::join!(self.renew_primary(primary), member, record);
+        // The list ends at its first failure, but what was answered is not forgotten.
+        if let Ok(Some(renewed)) = member {
+            self.leases.member = renewed;
+        }
+        primary?;
+        member?;
+        record
+    }
+
     pub(crate) async fn renew_primary(&mut self, lease: LeaseId) -> Result<(), Failure> {
         let begun = boottime();
         let renewed = self.shared.registry.renew(lease, self.timeout).await;
@@ -483,7 +519,7 @@ impl Execution<'_> {
             let members = handle.members();
             let voters = to.iter().filter_map(|name| members.iter().find(|member| member.name == *name));
             for voter in voters {
-                match handle.move_leader(voter.id, MOVE_TIMEOUT).await {
+                match handle.move_leader(voter.id, handle.patience(MOVE_TIMEOUT)).await {
                     Ok(()) => {
                         let member = &voter.name;
                         tracing::info!(member, "moved the store's leadership away from the primary");

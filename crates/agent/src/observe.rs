@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::execute::Leases;
 use crate::registry::{Memory, Reading};
 use crate::shared::Shared;
-use crate::suspicion::{PATIENCE, Watched};
+use crate::suspicion::{FRESH, PATIENCE, Watched};
 use crate::watch::Seen;
 
 /// What one look brought: the input of the decision, and the raw keys for the REST API.
@@ -188,13 +188,13 @@ async fn voters(shared: &Shared, now: Moment) -> VoterFacts {
     let me = shared.handle.header().member_id;
     let leads_here = shared.handle.leadership().borrow().leader == Some(me);
     let mut voters = VoterFacts { leads_here, ..VoterFacts::default() };
-    shared.evidence.fill(now, &mut voters);
+    shared.evidence.fill(now, shared.handle.patience(FRESH), &mut voters);
     if leads_here {
         let others =
             shared.handle.members().into_iter().filter(|member| member.id != me && !member.is_learner);
         voters.others = others.map(|member| member.name).filter(|name| !name.is_empty()).collect();
         // The leader looks into its own memory; one that cannot say whom it hears asks nobody to take over.
-        match shared.handle.silence(PATIENCE).await {
+        match shared.handle.silence(shared.handle.patience(PATIENCE)).await {
             Ok(silent) => voters.silent = silent,
             Err(_) => voters.others.clear(),
         }

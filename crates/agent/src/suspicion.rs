@@ -23,10 +23,10 @@ use crate::shared::Shared;
 
 /// Between two questions.
 const ASK: Duration = Duration::from_millis(100);
-/// How long an answer may take, and a connection attempt.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(150);
-/// What was found is forgotten after this.
-const FRESH: Duration = Duration::from_millis(500);
+/// How long an answer may take, and a connection attempt, on a local network; by how many round trips elsewhere.
+pub(crate) const PATIENCE: (Duration, u32) = (Duration::from_millis(150), 1);
+/// What was found is forgotten after this: a question or two.
+pub(crate) const FRESH: (Duration, u32) = (Duration::from_millis(500), 2);
 
 /// Whom to look at, as the last decision left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,10 +59,10 @@ impl Evidence {
         *self.watched.lock() = watched;
     }
 
-    /// What was found, if it is fresh.
-    pub(crate) fn fill(&self, now: Moment, voters: &mut VoterFacts) {
+    /// What was found, if that is not longer ago than `fresh`.
+    pub(crate) fn fill(&self, now: Moment, fresh: Duration, voters: &mut VoterFacts) {
         let found = self.found.lock().clone();
-        if let Some(found) = found.filter(|found| now.since(found.at) <= FRESH) {
+        if let Some(found) = found.filter(|found| now.since(found.at) <= fresh) {
             voters.silent = found.silent;
             voters.refusing = found.refusing;
         }
@@ -78,7 +78,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             *shared.evidence.found.lock() = None;
             continue;
         };
-        let Ok(silent) = shared.handle.silence(PATIENCE).await else { continue };
+        let Ok(silent) = shared.handle.silence(shared.handle.patience(PATIENCE)).await else { continue };
         let silence = silent.get(&watched.name).copied().unwrap_or_default();
         let refuses = silence >= REFUSED && refuses(&shared, &watched).await;
         let refusing = if refuses { BTreeSet::from([watched.name.clone()]) } else { BTreeSet::new() };
@@ -100,7 +100,8 @@ async fn refuses(shared: &Shared, watched: &Watched) -> bool {
         return false;
     }
     for address in peers.into_iter().chain([postgres.as_str()]) {
-        let tried = tokio::time::timeout(PATIENCE, TcpStream::connect(address.trim_end_matches('/'))).await;
+        let patience = shared.handle.patience(PATIENCE);
+        let tried = tokio::time::timeout(patience, TcpStream::connect(address.trim_end_matches('/'))).await;
         match tried {
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
             Ok(Ok(_) | Err(_)) | Err(_) => return false,

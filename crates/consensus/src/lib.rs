@@ -58,7 +58,7 @@ pub use apply_thread::{Applied, Observer};
 pub use consensus::{Committed, Consensus, Options, Peer, Role, Store};
 pub use convert::{node_from_wire, node_to_wire};
 pub use error::{BindFailure, ConfirmFailure, MembershipFailure, ProposeFailure, StartFailure};
-pub use network::{AskError, Meter, Peers};
+pub use network::{AskError, Bound, Meter, Peers};
 pub use peer_service::{PeerHandler, PeerListener, PeerServer, Socket};
 pub use peer_tls::PeerTls;
 pub use types::{Node, Proposal, reply_from_peer, reply_to_peer};

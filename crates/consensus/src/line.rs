@@ -33,8 +33,6 @@ const QUEUE: usize = 4_096;
 /// Questions in one message, and bytes of commands (one question may be larger, and then goes alone).
 const MESSAGE_QUESTIONS: usize = 256;
 const MESSAGE_BYTES: usize = 1 << 20;
-/// Opening the stream, connecting included.
-const SETUP: Duration = Duration::from_millis(500);
 
 type Outcome = Result<wire::Answer, AskError>;
 
@@ -54,10 +52,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Must be called on a runtime. `address` says whom the stream is meant for.
+    /// Must be called on a runtime. The stream opens within `setup`; `address` says whom it is meant for.
     pub(crate) fn open(
         client: PeerClient<Channel>,
         url: &str,
+        setup: Duration,
         address: impl FnOnce(&mut tonic::Request<Outgoing>),
     ) -> Arc<Line> {
         let (queue, waiting) = mpsc::channel(QUEUE);
@@ -65,7 +64,7 @@ impl Line {
         let outgoing = Outgoing { waiting, held: None, taken: Vec::new(), next: 0, out: Arc::clone(&out) };
         let mut request = tonic::Request::new(outgoing);
         address(&mut request);
-        tokio::spawn(run(client, request, url.to_owned(), out));
+        tokio::spawn(run(client, request, url.to_owned(), setup, out));
         Arc::new(Line { url: url.to_owned(), queue })
     }
 
@@ -163,7 +162,13 @@ impl Stream for Outgoing {
 }
 
 /// Hands out answers until the stream ends, then says what became of the questions that were out.
-async fn run(mut client: PeerClient<Channel>, request: tonic::Request<Outgoing>, url: String, out: Out) {
+async fn run(
+    mut client: PeerClient<Channel>,
+    request: tonic::Request<Outgoing>,
+    url: String,
+    setup: Duration,
+    out: Out,
+) {
     let lost = |_: &tonic::Status| AskError::Lost(url.clone());
     let end = |failed: &dyn Fn() -> AskError| {
         for (_, answer) in out.lock().take().into_iter().flatten() {
@@ -171,7 +176,7 @@ async fn run(mut client: PeerClient<Channel>, request: tonic::Request<Outgoing>,
             let _ = answer.send(Err(failed()));
         }
     };
-    let mut answers = match tokio::time::timeout(SETUP, client.converse(request)).await {
+    let mut answers = match tokio::time::timeout(setup, client.converse(request)).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return end(&|| ask_error(&url, &status)),
         Err(_) => return end(&|| AskError::Lost(url.clone())),

@@ -16,6 +16,9 @@
 //! Every call ends within a deadline. For the append stream, which lives as long as a leadership, the deadline is on
 //! progress: requests that are out and unanswered for [`PROGRESS`] end the stream, and openraft opens another one.
 //!
+//! The bounds are those of a local network. Where round trips are long the operator says so by the heartbeat interval, which has to
+//! exceed one; every bound then makes room for as many of them as what it bounds is made of ([`Peers::patience`]).
+//!
 //! A peer that is down is tried again every [`RETRY`]. openraft waits that long *inside* the stream of requests, before it
 //! yields the first one; a connect that fails before anybody asks for a request would never wait. So the first request is
 //! taken before the connection is looked at.
@@ -53,17 +56,20 @@ use tokio::fs::File;
 #[cfg(quorate_sim)]
 use crate::sim::File;
 
+/// A bound on a local network, and the round trips that what it bounds is made of.
+pub type Bound = (Duration, u32);
+
 /// A peer on a healthy network answers a connect in well under a millisecond; waiting longer only delays the retry.
-const CONNECT: Duration = Duration::from_millis(100);
+const CONNECT: Bound = (Duration::from_millis(100), 1);
 /// The TLS handshake after it: two round trips, and some milliseconds of arithmetic on a slow and busy machine.
-const HANDSHAKE: Duration = Duration::from_millis(350);
-/// Opening the append stream, connecting included.
-const SETUP: Duration = Duration::from_millis(500);
+const HANDSHAKE: Bound = (Duration::from_millis(350), 2);
+/// Opening a stream, connecting included.
+pub(crate) const SETUP: Bound = (Duration::from_millis(500), 5);
 /// How often the append stream looks for progress; it ends after two looks without any. Longer than a sync on a bad disk.
-const PROGRESS: Duration = Duration::from_secs(2);
+const PROGRESS: Bound = (Duration::from_secs(2), 2);
 /// HTTP/2 pings on idle connections, so that a peer that vanished is known before it is needed.
 const PING: Duration = Duration::from_secs(1);
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Bound = (Duration::from_secs(1), 2);
 /// Between two attempts at a peer that refuses connections: small beside an election, and a refused connect is cheap.
 const RETRY: Duration = Duration::from_millis(100);
 /// A snapshot may take this long plus a second for each [`SNAPSHOT_RATE`] bytes.
@@ -100,6 +106,8 @@ pub struct Peers {
     /// By cluster and member.
     lines: Arc<Mutex<Lines>>,
     pub(crate) meter: Option<Arc<dyn Meter>>,
+    /// The longest that is to be expected; zero on a local network.
+    round_trip: Duration,
 }
 
 impl Default for Peers {
@@ -138,14 +146,32 @@ impl Peers {
     /// No connection yet.
     #[must_use]
     pub fn new() -> Peers {
-        let addresses = Arc::default();
-        Peers { channels: Arc::default(), addresses, lines: Arc::default(), tls: None, meter: None }
+        Peers {
+            channels: Arc::default(),
+            addresses: Arc::default(),
+            lines: Arc::default(),
+            tls: None,
+            meter: None,
+            round_trip: Duration::ZERO,
+        }
     }
 
     /// The same, for peers whose URLs begin with `https`: each new connection is opened by the certificates of that moment.
     #[must_use]
     pub fn with_tls(tls: quorate_tls::Client) -> Peers {
         Peers { tls: Some(tls), ..Peers::new() }
+    }
+
+    /// The same, over a network on which a round trip may take this long. To be said before the first connection.
+    #[must_use]
+    pub fn over(self, round_trip: Duration) -> Peers {
+        Peers { round_trip, ..self }
+    }
+
+    /// A bound on this network: that of a local one, or as many of its round trips, whichever is longer.
+    #[must_use]
+    pub fn patience(&self, (local, round_trips): Bound) -> Duration {
+        local.max(self.round_trip * round_trips)
     }
 
     /// The same connections, with somebody who counts what goes over them.
@@ -177,22 +203,23 @@ impl Peers {
         let endpoint = endpoint
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_timeout(self.patience(PING_TIMEOUT))
             .keep_alive_while_idle(true)
             .initial_stream_window_size(window)
             .initial_connection_window_size(window);
+        let connect = self.patience(CONNECT);
         let channel = if url.starts_with("https://") {
             // Its errors are tonic's for a connection that was never there, so that nothing counts as sent.
             endpoint.connect_with_connector_lazy(quorate_tls::Connector::new(
                 self.tls.clone(),
-                CONNECT,
-                HANDSHAKE,
+                connect,
+                self.patience(HANDSHAKE),
             ))
         } else {
             #[cfg(not(quorate_sim))]
-            let channel = endpoint.connect_timeout(CONNECT).connect_lazy();
+            let channel = endpoint.connect_timeout(connect).connect_lazy();
             #[cfg(quorate_sim)]
-            let channel = crate::sim::connect_lazy(&endpoint, CONNECT);
+            let channel = crate::sim::connect_lazy(&endpoint, connect);
             channel
         };
         channels.insert((url.to_owned(), lane), channel.clone());
@@ -237,7 +264,8 @@ impl Peers {
         }
         let channel = self.channel(url, Lane::Request).map_err(|status| refused(url, &status))?;
         let client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        let line = Line::open(client, url, |request| address(request, cluster, target));
+        let setup = self.patience(SETUP);
+        let line = Line::open(client, url, setup, |request| address(request, cluster, target));
         lines.insert((cluster, target), Arc::clone(&line));
         Ok(line)
     }
@@ -541,14 +569,15 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 message
             });
             let mut client = self.client(self.lane)?;
-            let opened = within(SETUP, client.append(self.request(requests))).await;
+            let opened = within(self.peers.patience(SETUP), client.append(self.request(requests))).await;
             self.note(&opened);
             let responses = opened?;
-            let answers = futures_util::stream::unfold(Some((responses, traffic)), |state| async move {
+            let look = self.peers.patience(PROGRESS);
+            let answers = futures_util::stream::unfold(Some((responses, traffic)), move |state| async move {
                 let (mut responses, traffic) = state?;
                 let mut stalled = false;
                 loop {
-                    match tokio::time::timeout(PROGRESS, responses.message()).await {
+                    match tokio::time::timeout(look, responses.message()).await {
                         Ok(Ok(Some(response))) => {
                             traffic.answered();
                             let answer = append_from_wire(response);
@@ -560,7 +589,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
                         Err(_) if !traffic.is_waiting() => stalled = false,
                         Err(_) if !stalled => stalled = true,
                         Err(_) => {
-                            let error = NetworkError::from_string(format!("no progress for {PROGRESS:?}"));
+                            let error = NetworkError::from_string(format!("no progress for {look:?}"));
                             return Some((Err(RPCError::Network(error)), None));
                         }
                     }

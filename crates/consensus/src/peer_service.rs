@@ -44,6 +44,8 @@ use turmoil::net::TcpListener;
 
 /// How long a port in use is waited for.
 const PORT: Duration = Duration::from_secs(1);
+/// A connection whose other end does not answer a ping for so long is closed: only to clean up, so longer than any line is slow.
+const PONG: Duration = Duration::from_secs(5);
 /// Calls one connection may have open.
 const CONCURRENT_STREAMS: u32 = 4096;
 /// A leader abandons a heartbeat that is not answered in time, and each is a stream: a process that was stopped for a
@@ -168,7 +170,7 @@ impl PeerListener {
                 .max_concurrent_streams(CONCURRENT_STREAMS)
                 .http2_max_pending_accept_reset_streams(Some(ABANDONED_STREAMS))
                 .http2_keepalive_interval(Some(Duration::from_secs(2)))
-                .http2_keepalive_timeout(Some(Duration::from_secs(2)))
+                .http2_keepalive_timeout(Some(PONG))
                 .add_service(RaftGrpc::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
                 .add_service(PeerGrpc::new(service).max_decoding_message_size(MAX_MESSAGE));
             let task = tokio::spawn(async move {

@@ -17,8 +17,8 @@ pub struct Timing {
     pub loop_wait: Duration,
     /// The longest that one question to the store or to PostgreSQL may take.
     pub retry_timeout: Duration,
-    /// The store's `heartbeat_interval`; its own default when nothing is said.
-    pub heartbeat: Option<Duration>,
+    /// What lies between the voters: `network: wan` of the file's section `dcs`.
+    pub wan: bool,
 }
 
 impl Timing {
@@ -27,13 +27,16 @@ impl Timing {
     /// Those of `preset: fast`: the fastest that still leave room for a stop (0.5 s) and the margin (0.3 s) within the lease.
     pub const FAST: Timing = Timing::new(2_000, 1_000, 250, 350);
 
+    /// Those of `preset: wan`, on a network of that kind.
+    pub const WAN: Timing = Timing { wan: true, ..Timing::new(15_000, 10_000, 2_000, 5_000) };
+
     const fn new(ttl_ms: u64, failure_timeout_ms: u64, loop_wait_ms: u64, retry_timeout_ms: u64) -> Timing {
         Timing {
             ttl: Duration::from_millis(ttl_ms),
             failure_timeout: Duration::from_millis(failure_timeout_ms),
             loop_wait: Duration::from_millis(loop_wait_ms),
             retry_timeout: Duration::from_millis(retry_timeout_ms),
-            heartbeat: None,
+            wan: false,
         }
     }
 
@@ -56,12 +59,8 @@ pub(crate) fn configuration(spec: &Spec, nodes: &[Node], node: &Node) -> String 
         ("10.99.0.0/24", "trust")
     };
     let Ports { postgres, rest, client, peer } = node.ports;
-    let Timing { ttl, failure_timeout, loop_wait, retry_timeout, heartbeat } = spec.timing;
-    // In the proportion of the defaults, 80 to 200 and 350 ms.
-    let heartbeat = heartbeat.map_or_else(String::new, |heartbeat| {
-        let ms = heartbeat.as_millis();
-        format!("  heartbeat_interval: {ms}\n  election_timeout: [{}, {}]\n", ms * 5 / 2, ms * 35 / 8)
-    });
+    let Timing { ttl, failure_timeout, loop_wait, retry_timeout, wan } = spec.timing;
+    let network = if wan { "wan" } else { "local" };
     let mut yaml = String::new();
     let _ = write!(
         yaml,
@@ -82,7 +81,8 @@ dcs:
   listen_clients: {address}:{client}
   advertise_clients: {address}:{client}
   initial_cluster: {initial}
-{heartbeat}
+  network: {network}
+
 bootstrap:
   dcs:
     ttl: {ttl}

@@ -353,7 +353,9 @@ impl Drill<'_> {
     }
 
     fn preset(&self) -> Preset {
-        self.args.preset.unwrap_or(Preset::Default)
+        // Who asks how a slow network is sat out means a cluster that is made for one.
+        let slow = matches!(self.args.what, What::Story(Story::Delay));
+        self.args.preset.unwrap_or(if slow { Preset::Wan } else { Preset::Default })
     }
 
     fn hold(&self) -> Option<Duration> {
@@ -622,10 +624,9 @@ impl Drill<'_> {
         let mut complete = self.stalled(&mut lines, machine, &Disturbance::OF_THE_MACHINE).await?;
         if self.network == Network::Namespaces {
             let slow = self.one(self.dir.join("network"), Network::Forwarded)?;
-            complete &= self.stalled(&mut lines, slow, &Disturbance::of_the_network()).await?;
-            let timing = Timing { heartbeat: Some(stalls::HEARTBEAT), ..self.timing(self.preset()) };
-            let fitted = self.prepare(self.dir.join("fitted"), self.mode(), timing, Network::Forwarded)?;
-            complete &= self.stalled(&mut lines, fitted, &Disturbance::OF_A_FITTED_NETWORK).await?;
+            complete &= self.stalled(&mut lines, slow, &Disturbance::of_the_network(false)).await?;
+            let wan = self.prepare(self.dir.join("wan"), self.mode(), Timing::WAN, Network::Forwarded)?;
+            complete &= self.stalled(&mut lines, wan, &Disturbance::of_the_network(true)).await?;
         } else {
             eprintln_line("no network of the drill's own: it is not slowed down");
         }

@@ -12,8 +12,8 @@
 //! | network | what nodes send each other is held back by 20 to 500 ms, each way (`delay`) |
 //!
 //! A round trip longer than the store's `heartbeat_interval` (80 ms) is more than the defaults are made for: a heartbeat without an
-//! answer by then counts as lost. Those lines show what happens to somebody who has not set it (they fail by lost rows only), and
-//! the last one what becomes of the shortest of these delays when it is set.
+//! answer by then counts as lost. Such a line shows what happens to somebody who has not said `dcs.network: wan` (it fails by lost
+//! rows only); the lines of a cluster that has, with `preset: wan`, have to pass.
 //!
 //! # Reading renewals
 //!
@@ -21,7 +21,6 @@
 //! one renewal between two looks has an exact duration. Where there were several, each is taken for as long as all of
 //! them together: a value that is printed may be too large, and never too small.
 
-use std::fmt::Write as _;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,19 +42,14 @@ use crate::writer::{self, Writer};
 const DISK: Duration = Duration::from_secs(5);
 /// Busy loops for each core.
 const LOOPS: usize = 4;
-/// Each way.
-const NETWORK: [Duration; 4] = [
-    Duration::from_millis(20),
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_millis(500),
-];
-/// The store's `heartbeat_interval` when nobody says another one.
-const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(80);
-/// The `heartbeat_interval` that leaves room for [`FITTED`]: half as long again as a round trip.
-pub(crate) const HEARTBEAT: Duration = Duration::from_millis(300);
-/// Each way.
-const FITTED: Duration = Duration::from_millis(100);
+/// Each way, in milliseconds: for a cluster with the defaults,
+const LOCAL: [u64; 2] = [20, 100];
+/// and for one that is made for it.
+const WAN: [u64; 3] = [100, 300, 500];
+/// Round trips that a store with the defaults sits out: its `heartbeat_interval`.
+const LOCAL_TRIP: Duration = Duration::from_millis(80);
+/// The same with `network: wan`.
+const WAN_TRIP: Duration = Duration::from_millis(1_500);
 /// Between two looks at the metrics.
 const LOOK: Duration = Duration::from_millis(100);
 /// strace attaches to a process within milliseconds; a busy machine has many.
@@ -81,17 +75,15 @@ impl Disturbance {
 
     /// Those of a cluster with forwarders.
     #[must_use]
-    pub fn of_the_network() -> [Disturbance; 4] {
-        NETWORK.map(Disturbance::Network)
+    pub fn of_the_network(wan: bool) -> Vec<Disturbance> {
+        let delays: &[u64] = if wan { &WAN } else { &LOCAL };
+        delays.iter().map(|ms| Disturbance::Network(Duration::from_millis(*ms))).collect()
     }
 
-    /// That of a cluster with forwarders and [`HEARTBEAT`].
-    pub(crate) const OF_A_FITTED_NETWORK: [Disturbance; 1] = [Disturbance::Network(FITTED)];
-
-    /// Whether a cluster with this `heartbeat_interval` has to sit it out.
-    fn is_tolerated(self, heartbeat: Duration) -> bool {
+    /// Whether a cluster has to sit it out.
+    fn is_tolerated(self, wan: bool) -> bool {
         match self {
-            Disturbance::Network(delay) => delay * 2 < heartbeat,
+            Disturbance::Network(delay) => delay * 2 < if wan { WAN_TRIP } else { LOCAL_TRIP },
             Disturbance::Nothing | Disturbance::Disk | Disturbance::Processor => true,
         }
     }
@@ -191,10 +183,10 @@ pub(crate) async fn disturb(
     let lost = writer::verify(&target, &writer.stop().await).await?.lost.len();
     let failovers = timeline(cluster).await?.saturating_sub(first);
     let mut line = seen.line(what, long, failovers, pause, lost);
-    let heartbeat = cluster.timing().heartbeat;
-    line.tolerated = what.is_tolerated(heartbeat.unwrap_or(DEFAULT_HEARTBEAT));
-    if let Some(heartbeat) = heartbeat {
-        let _ = write!(line.disturbance, "; heartbeat_interval {} ms", heartbeat.as_millis());
+    let wan = cluster.timing().wan;
+    line.tolerated = what.is_tolerated(wan);
+    if wan {
+        line.disturbance += "; wan";
     }
     Ok(line)
 }
@@ -480,8 +472,9 @@ mod tests {
         assert!(!line.passed(), "somebody was promoted");
         assert!(Line { tolerated: false, ..line.clone() }.passed(), "which had to be expected");
         assert!(!Line { tolerated: false, lost: 1, ..line }.passed());
-        let tolerated = |ms| Disturbance::Network(Duration::from_millis(ms)).is_tolerated(DEFAULT_HEARTBEAT);
-        assert_eq!([39, 40].map(tolerated), [true, false], "a round trip is two delays");
+        let tolerated = |(ms, wan)| Disturbance::Network(Duration::from_millis(ms)).is_tolerated(wan);
+        let delays = [(39, false), (40, false), (500, true), (750, true)];
+        assert_eq!(delays.map(tolerated), [true, false, true, false], "a round trip is two delays");
     }
 
     #[test]

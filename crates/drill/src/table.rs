@@ -27,6 +27,8 @@ pub enum Preset {
     Fast,
     /// ttl 5 s, failure_timeout 3 s
     Default,
+    /// ttl 15 s, failure_timeout 10 s, and a store that waits for round trips of a second
+    Wan,
 }
 
 impl Preset {
@@ -36,6 +38,7 @@ impl Preset {
         match self {
             Preset::Fast => "fast",
             Preset::Default => "default",
+            Preset::Wan => "wan",
         }
     }
 
@@ -45,6 +48,7 @@ impl Preset {
         match self {
             Preset::Fast => Timing::FAST,
             Preset::Default => Timing::DEFAULT,
+            Preset::Wan => Timing::WAN,
         }
     }
 }

@@ -350,8 +350,8 @@ mod tests {
         assert_eq!(times(json!({})), "5s 1s 1s 3s");
         assert_eq!(times(json!({"preset": "default"})), "5s 1s 1s 3s");
         assert_eq!(times(json!({"preset": "fast"})), "2s 250ms 350ms 1s");
-        assert_eq!(times(json!({"preset": "wan"})), "15s 2s 3s 10s");
-        assert_eq!(times(json!({"preset": "wan", "failure_timeout": 4, "ttl": 20})), "20s 2s 3s 4s");
+        assert_eq!(times(json!({"preset": "wan"})), "15s 2s 5s 10s");
+        assert_eq!(times(json!({"preset": "wan", "failure_timeout": 4, "ttl": 20})), "20s 2s 5s 4s");
         assert_eq!(times(json!({"preset": "slow"})), "5s 1s 1s 3s", "said by who writes it, not by the loop");
         for row in table(&local()) {
             assert_eq!(check_config(&local(), &json!({"preset": row.preset.as_str()})), Ok(None));

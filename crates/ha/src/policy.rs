@@ -147,7 +147,7 @@ impl Preset {
         match self {
             Preset::Fast => times(2_000, 1_000, 250, 350),
             Preset::Default => times(5_000, 3_000, 1_000, 1_000),
-            Preset::Wan => times(15_000, 10_000, 2_000, 3_000),
+            Preset::Wan => times(15_000, 10_000, 2_000, 5_000),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use quorate_consensus::message::answer::Answer;
 use quorate_consensus::message::question::Question;
 use quorate_consensus::message::{self, FailureKind};
-use quorate_consensus::{AskError, MembershipFailure, Proposal, ProposeFailure};
+use quorate_consensus::{AskError, Bound, MembershipFailure, Proposal, ProposeFailure};
 use quorate_state::{Command, LeaseId, LeaseRemaining, Rejection, Reply, ReplyBody};
 use tokio::time::Instant;
 
@@ -57,7 +57,7 @@ impl Inner {
         let deposed = async {
             // An error says that this member stops: no answer is worth waiting for either.
             let _ = role.wait_for(|role| role.leader != Some(leader)).await;
-            tokio::time::sleep(LAST_WORD).await;
+            tokio::time::sleep(self.peers.patience(LAST_WORD)).await;
         };
         tokio::select! {
             answer = self.ask(leader, question, within) => answer,
@@ -234,7 +234,9 @@ impl Inner {
                 None => None,
                 Some(leader) if leader == self.id => Some(here(within).await),
                 // A question that got lost is asked again, so no single one may use up all the time.
-                Some(leader) => self.ask_leader(leader, question(), within.min(QUESTION)).await.ok(),
+                Some(leader) => {
+                    self.ask_leader(leader, question(), within.min(self.peers.patience(QUESTION))).await.ok()
+                }
             };
             match answer {
                 Some(Answer::Lease(found)) => return Ok(found),
@@ -358,13 +360,13 @@ impl Inner {
                 Some(leader) => {
                     let question = Question::MoveLeader(message::MoveLeader { target });
                     // Whatever the answer, what counts is who leads.
-                    drop(self.ask_leader(leader, question, within.min(QUESTION)).await);
+                    drop(self.ask_leader(leader, question, within.min(self.peers.patience(QUESTION))).await);
                 }
                 None => {}
             }
             // A transfer takes a few round trips; asking again is harmless but not useful before.
             let mut role = self.consensus.role();
-            let again = (Instant::now() + TRANSFER).min(deadline);
+            let again = (Instant::now() + self.peers.patience(TRANSFER)).min(deadline);
             let moved = role.wait_for(|role| role.leader == Some(target));
             if tokio::time::timeout_at(again, moved).await.is_ok_and(|role| role.is_ok()) {
                 return Ok(());
@@ -386,12 +388,13 @@ impl Inner {
     }
 }
 
-/// One try of a question that may be asked again.
-const QUESTION: Duration = Duration::from_secs(1);
+/// One try of a question that may be asked again: there and back, and two round trips at most until a quorum has confirmed the
+/// leader.
+const QUESTION: Bound = (Duration::from_secs(1), 3);
 /// An answer that was on its way when the leader changed still counts.
-const LAST_WORD: Duration = Duration::from_millis(100);
+const LAST_WORD: Bound = (Duration::from_millis(100), 1);
 /// Before a transfer is asked for again: longer than a transfer takes, shorter than an election.
-const TRANSFER: Duration = Duration::from_millis(300);
+const TRANSFER: Bound = (Duration::from_millis(300), 4);
 
 /// What one try came to.
 enum Attempt {

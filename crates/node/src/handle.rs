@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_consensus::{Consensus, Peers, message};
+use quorate_consensus::{Bound, Consensus, Peers, message};
 use quorate_state::auth::permit;
 use quorate_state::{
     Actor, Command, Event, Fault, LeaseId, Range, RangeReply, Rejection, Reply, Revision, View,
@@ -415,6 +415,13 @@ impl Handle {
             }
         });
         members.collect()
+    }
+
+    /// A bound on the network between members: that of a local one, or as many round trips (each at most as long as the heartbeat
+    /// interval, which is configured for it), whichever is longer.
+    #[must_use]
+    pub fn patience(&self, bound: Bound) -> Duration {
+        self.inner.peers.patience(bound)
     }
 
     /// Asks the leader, which may be another member, to hand over to `target`.

@@ -41,7 +41,7 @@ use quorate_consensus::message::question::Question;
 use quorate_consensus::message::{self, FailureKind};
 #[cfg(quorate_sim)]
 use quorate_consensus::sim::{Rule, broken};
-use quorate_consensus::{AskError, MembershipFailure, Node as PeerNode, Peer, Peers};
+use quorate_consensus::{AskError, Bound, MembershipFailure, Node as PeerNode, Peer, Peers};
 
 use crate::forward::refused;
 use crate::handle::Inner;
@@ -50,7 +50,7 @@ use crate::reconfigure::answer_of;
 use crate::{Config, StartError};
 
 /// One `Hello`. A peer that is up answers at once; one that is not is asked again.
-const HELLO: Duration = Duration::from_millis(500);
+const HELLO: Bound = (Duration::from_millis(500), 5);
 /// Between two rounds of `Hello`.
 const ROUND: Duration = Duration::from_millis(100);
 /// Between two log lines about members that do not answer.
@@ -60,9 +60,9 @@ const BELONGS: Duration = Duration::from_secs(3);
 /// The same, of a member whose own log says that it does not; the leader may still take that back.
 const SOON: Duration = Duration::from_millis(300);
 /// A voter that answered within this counts as alive when a replacement is judged.
-const ALIVE: Duration = Duration::from_secs(2);
+const ALIVE: Bound = (Duration::from_secs(2), 3);
 /// Asking to be replaced: the leader answers at once with done, pending or refused.
-const REPLACE: Duration = Duration::from_secs(2);
+const REPLACE: Bound = (Duration::from_secs(2), 5);
 /// A learner catches up for at most this long before its request is answered "pending".
 const CATCH_UP: Duration = Duration::from_secs(1);
 
@@ -150,7 +150,7 @@ pub(crate) async fn find_place(
         let others = standing.initial.iter().filter(|(id, _)| **id != standing.id);
         let asked = others.map(|(id, node)| {
             let hello = hello.clone();
-            async move { (*id, node, peers.hello(&node.url, hello, HELLO).await) }
+            async move { (*id, node, peers.hello(&node.url, hello, peers.patience(HELLO)).await) }
         });
         let answers = futures_util::future::join_all(asked).await;
         let mut silent = Vec::new();
@@ -264,7 +264,11 @@ async fn claim(
             continue;
         }
         let question = Question::Claim(message::Claim { node: Some(node.clone()) });
-        match peers.ask(cluster, id, &url, question, REPLACE).await.map(|answer| answer.answer) {
+        match peers
+            .ask(cluster, id, &url, question, peers.patience(REPLACE))
+            .await
+            .map(|answer| answer.answer)
+        {
             Ok(Some(Answer::Claimed(claimed))) => return Ok(Some(claimed.id)),
             Ok(Some(Answer::Failure(failure))) if failure.kind() == FailureKind::Refused => {
                 return Err(StartError::plain(failure.why));
@@ -320,7 +324,8 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
         }
         if let Some((id, url)) = leader.take() {
             let question = Question::Replace(message::Replace { node: Some(node.clone()) });
-            let answer = inner.peers.ask(inner.cluster, id, &url, question, REPLACE).await;
+            let within = inner.peers.patience(REPLACE);
+            let answer = inner.peers.ask(inner.cluster, id, &url, question, within).await;
             match answer.map(|answer| answer.answer) {
                 Ok(Some(Answer::Done(_))) => {
                     done = true;
@@ -354,7 +359,7 @@ pub(crate) async fn take_over(inner: Arc<Inner>) -> Result<(), StartError> {
 
 /// Whoever leads, of the members that this one knows of and those of its configuration.
 async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
-    let hello = introduction(inner);
+    let (hello, within) = (introduction(inner), inner.peers.patience(HELLO));
     let known = inner.consensus.members();
     let configured = inner.config.initial_cluster.iter().map(|(_, url)| url);
     let urls: std::collections::BTreeSet<&String> =
@@ -364,14 +369,14 @@ async fn find_leader(inner: &Inner) -> Option<(u64, String)> {
             continue;
         }
         let Ok(message::HelloResponse { state: Some(State::Formed(formed)) }) =
-            inner.peers.hello(url, hello.clone(), HELLO).await
+            inner.peers.hello(url, hello.clone(), within).await
         else {
             continue;
         };
         let question = Question::ReadIndex(message::ReadIndex {});
         match inner
             .peers
-            .ask(inner.cluster, formed.id, url, question, HELLO)
+            .ask(inner.cluster, formed.id, url, question, within)
             .await
             .map(|answer| answer.answer)
         {
@@ -436,7 +441,8 @@ async fn is_missing(inner: &Inner) -> bool {
 
 /// None: it did not answer, or is another one than was asked.
 async fn lacks_us(inner: &Inner, leader: u64, url: &str) -> Option<bool> {
-    let answer = inner.peers.hello(url, introduction(inner), HELLO).await.ok()?;
+    let within = inner.peers.patience(HELLO);
+    let answer = inner.peers.hello(url, introduction(inner), within).await.ok()?;
     let Some(State::Formed(formed)) = answer.state else { return None };
     let it = formed.id == leader && formed.cluster == inner.cluster && !formed.members.is_empty();
     it.then(|| formed.members.iter().all(|member| member.id != inner.id))
@@ -481,7 +487,7 @@ impl Inner {
         }
         let old = members.iter().find(|peer| peer.voter && peer.node.url == node.url && peer.id != node.id);
         let Some(old) = old else { return self.replace_learner(node, &members).await };
-        let healthy = self.consensus.healthy_voters(ALIVE);
+        let healthy = self.consensus.healthy_voters(self.peers.patience(ALIVE));
         let voters = members.iter().filter(|peer| peer.voter).count();
         let without = healthy.iter().filter(|id| **id != old.id).count();
         if without < voters / 2 + 1 {

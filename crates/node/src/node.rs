@@ -91,6 +91,7 @@ impl Node {
         let answerer = Answerer { standing: Arc::clone(&standing), inner: Arc::clone(&answering) };
         let server = listener.serve(socket.clone(), Arc::new(answerer));
         let peers = config.peer_tls.as_ref().map_or_else(Peers::new, |tls| Peers::with_tls(tls.client()));
+        let peers = peers.over(config.heartbeat);
 
         let identity = membership::find_place(&config, &standing, &peers).await?;
         let (cluster, id) = match identity.place {

@@ -4,21 +4,23 @@
 //! applied up to the index that the leader had committed then (ReadIndex; Ongaro's thesis, 6.4). On a follower the leader is
 //! asked for that index and the read is served here.
 //!
-//! Confirmations are shared. One round is in flight at a time; whoever arrives meanwhile waits for the next one, which
-//! starts after they arrived and therefore counts for all of them:
+//! Confirmations are shared. While one round is under way, whoever arrives waits for the next one, which starts after they
+//! arrived and therefore counts for all of them:
 //!
 //! ```text
 //!   reads:   r1        r2 r3 r4                r5
 //!   rounds:  [── r1 ──][──── r2 r3 r4 ────][── r5 ──]
 //! ```
 //!
-//! So a thousand readers cost a handful of heartbeat rounds (or questions to the leader), not a thousand.
+//! So a thousand readers cost a handful of heartbeat rounds (or questions to the leader), not a thousand. A round that takes
+//! longer than [`SLOW`] is waited for no longer: over a line of half a second the next reader would pay for two.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_consensus::{ConfirmFailure, message};
+use quorate_consensus::{Bound, ConfirmFailure, message};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ReadError;
@@ -26,8 +28,12 @@ use crate::handle::Inner;
 
 /// Readers that wait for one round. Beyond that a reader waits for its place; each costs a channel.
 const WAITING: usize = 16_384;
-/// A round that takes longer is given up: readers may try again within their own deadline.
-const ROUND: Duration = Duration::from_millis(500);
+/// A round that takes longer is given up: readers may try again within their own deadline. One round trip to the leader, one
+/// until the heartbeat that is under way there is answered, one for the next.
+const ROUND: Bound = (Duration::from_millis(500), 3);
+/// The next round begins after this at the latest. Far above a round on a local network, far below one that hurts; with
+/// [`ROUND`], a bound on how many are under way.
+const SLOW: Duration = Duration::from_millis(50);
 /// Before asking again when there was no leader, unless a change of the leader wakes us first.
 pub(crate) const RETRY: Duration = Duration::from_millis(20);
 
@@ -69,13 +75,29 @@ impl Rounds {
 /// Runs rounds for as long as anybody can ask.
 pub(crate) async fn run(inner: Arc<Inner>, mut waiting: mpsc::Receiver<oneshot::Sender<Round>>) {
     let mut group = Vec::new();
+    // Ended with this task.
+    let mut slow = JoinSet::new();
     while waiting.recv_many(&mut group, WAITING).await > 0 {
-        let round = round(&inner).await;
-        for reader in group.drain(..) {
-            // A reader whose deadline passed has left.
-            let _ = reader.send(round);
-        }
+        let mut one = Box::pin(serve(Arc::clone(&inner), group));
+        group = match tokio::time::timeout(SLOW, &mut one).await {
+            Ok(served) => served,
+            Err(_) => {
+                slow.spawn(one);
+                Vec::new()
+            }
+        };
+        while slow.try_join_next().is_some() {}
     }
+}
+
+/// One round for these readers; gives back what held them.
+async fn serve(inner: Arc<Inner>, mut group: Vec<oneshot::Sender<Round>>) -> Vec<oneshot::Sender<Round>> {
+    let round = round(&inner).await;
+    for reader in group.drain(..) {
+        // A reader whose deadline passed has left.
+        let _ = reader.send(round);
+    }
+    group
 }
 
 async fn round(inner: &Inner) -> Round {
@@ -85,7 +107,7 @@ async fn round(inner: &Inner) -> Round {
         return Round::Confirmed { leader, index: inner.consensus.committed_index() };
     }
     if leader == inner.id {
-        return match inner.consensus.confirm(ROUND).await {
+        return match inner.consensus.confirm(inner.peers.patience(ROUND)).await {
             Ok(index) => Round::Confirmed { leader, index },
             Err(ConfirmFailure::NotLeader { .. }) => Round::NoLeader,
             Err(ConfirmFailure::NoQuorum) => Round::NoQuorum,
@@ -93,7 +115,7 @@ async fn round(inner: &Inner) -> Round {
         };
     }
     let question = message::question::Question::ReadIndex(message::ReadIndex {});
-    match inner.ask_leader(leader, question, ROUND).await {
+    match inner.ask_leader(leader, question, inner.peers.patience(ROUND)).await {
         Ok(message::answer::Answer::ReadAt(at)) => Round::Confirmed { leader, index: at.index },
         Ok(message::answer::Answer::Failure(failure)) if failure.kind() == message::FailureKind::NoQuorum => {
             Round::NoQuorum

@@ -33,7 +33,7 @@ use quorate_consensus::message::answer::Answer;
 use quorate_consensus::message::question::Question;
 use quorate_consensus::message::reconfigure::Change;
 use quorate_consensus::message::{self, FailureKind, Refusal};
-use quorate_consensus::{ConfirmFailure, MembershipFailure, Node as PeerNode, Peer};
+use quorate_consensus::{Bound, ConfirmFailure, MembershipFailure, Node as PeerNode, Peer};
 use tokio::time::Instant;
 
 use crate::config::is_peer_url;
@@ -44,7 +44,7 @@ use crate::{Handle, Member, MemberError, ReadError};
 /// A quorum confirms the leader before it judges anything.
 const CONFIRM: Duration = Duration::from_secs(1);
 /// A voter that answered within this counts as alive. Heartbeats come every 80 ms.
-const ALIVE: Duration = Duration::from_secs(2);
+const ALIVE: Bound = (Duration::from_secs(2), 3);
 /// A leader that was just elected has not heard everybody yet: it is given this long before it calls anybody dead.
 const HEARD: Duration = Duration::from_secs(1);
 /// One try at the leader: two entries through the log, or a transfer of the leadership.
@@ -366,7 +366,7 @@ impl Inner {
     async fn hear(&self, enough: impl Fn(&BTreeSet<u64>) -> bool) -> bool {
         let until = Instant::now() + HEARD;
         loop {
-            if enough(&self.consensus.healthy_voters(ALIVE)) {
+            if enough(&self.consensus.healthy_voters(self.peers.patience(ALIVE))) {
                 return true;
             }
             if Instant::now() >= until {
@@ -507,7 +507,7 @@ impl Inner {
     async fn give_vote(&self, members: &[Peer], peer: &Peer) -> Result<(), Stop> {
         let voting = members.iter().filter(|peer| peer.voter).count() + 1;
         // Alive with the new one, or the change would stop the cluster. Then it stays a learner until more are alive.
-        if self.consensus.healthy_voters(ALIVE).len() + 1 < voting / 2 + 1 {
+        if self.consensus.healthy_voters(self.peers.patience(ALIVE)).len() + 1 < voting / 2 + 1 {
             return Err(Refusal::Unhealthy.into());
         }
         self.consensus.promote(peer.id).await?;

@@ -11,8 +11,8 @@ use super::diagnostics::{Origin, Report};
 use super::reader::{Section, as_boolean, as_duration, set};
 use super::settings::{
     AGREED, Bootstrap, Callbacks, ClusterState, CommandLine, Credentials, Ctl, Dcs, Dynamic, HostPort,
-    InitdbOption, LayerMode, Log, LogFormat, OWNED, Peer, Postgresql, RestApi, SafetyMargin, Settings,
-    SynchronousMode, Tags,
+    InitdbOption, LayerMode, Log, LogFormat, Network, OWNED, Peer, Postgresql, RestApi, SafetyMargin,
+    Settings, SynchronousMode, Tags,
 };
 use super::tls::TlsFiles;
 use super::yaml::{Node, Value};
@@ -108,6 +108,19 @@ fn dcs(section: &Section<'_>, dcs: &mut Dcs, report: &mut Report) {
             }
         }
     }
+    if let Some(network) = section.string("network", report) {
+        match network.as_str() {
+            "local" => dcs.network = Network::Local,
+            "wan" => dcs.network = Network::Wan,
+            _ => {
+                if let Some(present) = section.present("network") {
+                    present.reject(report, format!("expected local or wan, found {network:?}"));
+                }
+            }
+        }
+    }
+    dcs.heartbeat_interval = dcs.network.heartbeat_interval();
+    dcs.election_timeout = dcs.network.election_timeout();
     set(
         &mut dcs.heartbeat_interval,
         section.duration("heartbeat_interval", MILLISECOND, Duration::from_millis(10), report),
@@ -521,6 +534,18 @@ fn judge(file: &Section<'_>, settings: &mut Settings, report: &mut Report) {
         },
     }
     budget(file, &settings.bootstrap.dcs, report);
+    let is_wan = settings.bootstrap.dcs.preset == Some(quorate_ha::Preset::Wan);
+    if is_wan && section.present("network").or(section.present("heartbeat_interval")).is_none() {
+        report.warning(
+            section.node().map_or(Origin::File, |node| node.origin.clone()),
+            "dcs.network",
+            format!(
+                "not given, while bootstrap.dcs.preset is wan: where a round trip takes longer than {} ms the store has no \
+                 leader; set it to wan (or local, if only the lease is to be long) on every voter",
+                dcs.heartbeat_interval.as_millis()
+            ),
+        );
+    }
     let data = &settings.postgresql.data_dir;
     if !data.as_os_str().is_empty() && (dcs.data_dir.starts_with(data) || data.starts_with(&dcs.data_dir)) {
         let place = section.present("data_dir").map_or(Origin::File, |present| present.node.origin.clone());

@@ -88,6 +88,7 @@ const KNOWN: &[(&str, Use)] = &[
     ("dcs.initial_cluster", Read),
     ("dcs.cluster_token", Read),
     ("dcs.initial_cluster_state", Read),
+    ("dcs.network", Read),
     ("dcs.heartbeat_interval", Read),
     ("dcs.election_timeout", Read),
     ("dcs.snapshot_count", Read),

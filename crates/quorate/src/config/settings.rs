@@ -79,12 +79,15 @@ pub struct Dcs {
     pub cluster_token: String,
     /// `new`, or `existing` to join a cluster that the others already form. Default `new`.
     pub initial_cluster_state: ClusterState,
-    /// Interval of Raft heartbeats, in milliseconds. Default 80.
+    /// What lies between the voters: `local`, or `wan` where a round trip may take a second. Default `local`. Decides the two
+    /// keys below where they are not written, and with the first of them how long voters wait for each other.
+    pub network: Network,
+    /// Interval of Raft heartbeats, in milliseconds; longer than a round trip between voters ever takes. Default 80, `wan` 1500.
     #[serde(serialize_with = "milliseconds")]
     pub heartbeat_interval: Duration,
     /// Shortest and longest election timeout, in milliseconds; one number N in the file is the longest, N / 1.75 the
     /// shortest.
-    /// Default 200 to 350.
+    /// Default 200 to 350, `wan` 3750 to 6560.
     #[serde(serialize_with = "pair_of_milliseconds")]
     pub election_timeout: (Duration, Duration),
     /// Applied entries between two snapshots. Default 10000.
@@ -415,6 +418,38 @@ pub enum ClusterState {
     Existing,
 }
 
+/// See [`Dcs::network`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Round trips of milliseconds.
+    Local,
+    /// Round trips of up to a second.
+    Wan,
+}
+
+impl Network {
+    /// Longer than a round trip: openraft gives up on a heartbeat after one interval.
+    #[must_use]
+    pub fn heartbeat_interval(self) -> Duration {
+        Duration::from_millis(match self {
+            Network::Local => 80,
+            Network::Wan => 1_500,
+        })
+    }
+
+    /// Two heartbeats and more at the shortest. A vote has to be answered within the shortest; the longest is for how long a
+    /// follower believes in a leader, and a leader in itself.
+    #[must_use]
+    pub fn election_timeout(self) -> (Duration, Duration) {
+        let (shortest, longest) = match self {
+            Network::Local => (200, 350),
+            Network::Wan => (3_750, 6_560),
+        };
+        (Duration::from_millis(shortest), Duration::from_millis(longest))
+    }
+}
+
 /// See [`Dynamic::synchronous_mode`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -476,8 +511,9 @@ impl Default for Dcs {
             initial_cluster: Vec::new(),
             cluster_token: String::new(),
             initial_cluster_state: ClusterState::New,
-            heartbeat_interval: Duration::from_millis(80),
-            election_timeout: (Duration::from_millis(200), Duration::from_millis(350)),
+            network: Network::Local,
+            heartbeat_interval: Network::Local.heartbeat_interval(),
+            election_timeout: Network::Local.election_timeout(),
             snapshot_count: 10_000,
             quota_backend_bytes: 2 << 30,
             witness: false,

@@ -158,6 +158,33 @@ fn times_come_by_a_preset_and_must_fit() {
 }
 
 #[test]
+fn a_slow_network_is_said_by_one_word() {
+    let load = |dcs: &str, preset: &str| {
+        let text = format!(
+            "scope: demo\nname: n1\ndcs: {dcs}\nbootstrap:\n  dcs: {{preset: {preset}}}\npostgresql:\n  data_dir: /data/pg\n"
+        );
+        let (settings, report) = super::load(&text, std::iter::empty());
+        let said = report.render("f.yml");
+        let said = said.lines().find(|line| line.contains("dcs.network")).unwrap_or_default().to_owned();
+        let milliseconds = |duration: Duration| duration.as_millis();
+        let (shortest, longest) = settings.dcs.election_timeout;
+        ([settings.dcs.heartbeat_interval, shortest, longest].map(milliseconds), said)
+    };
+    assert_eq!(load("{}", "default"), ([80, 200, 350], String::new()));
+    assert_eq!(load("{network: wan}", "wan"), ([1500, 3750, 6560], String::new()));
+    assert_eq!(load("{network: wan, heartbeat_interval: 400}", "fast").0, [400, 3750, 6560]);
+    assert_eq!(load("{network: local}", "wan"), ([80, 200, 350], String::new()));
+    let (_, said) = load("{cluster_token: t}", "wan");
+    assert_eq!(
+        said,
+        "f.yml:3: warning: dcs.network: not given, while bootstrap.dcs.preset is wan: where a round trip takes longer than 80 ms \
+         the store has no leader; set it to wan (or local, if only the lease is to be long) on every voter"
+    );
+    let (_, said) = load("{network: moon}", "default");
+    assert_eq!(said, "f.yml:3: error: dcs.network: expected local or wan, found \"moon\"");
+}
+
+#[test]
 fn the_compose_nodes_are_configured() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/compose-node.yml");
     let (settings, report) = load_fixture(
