@@ -138,6 +138,8 @@ enum Mutation {
     CountedFromAnswer,
     /// Deadlines are kept on a clock that somebody may set.
     WallClock,
+    /// A node whose disk came back empty takes the place that it had.
+    EmptyNode,
 }
 
 /// What a cluster is like.
@@ -166,17 +168,21 @@ struct Counts {
     suspicions: u32,
     cleared: u32,
     revoked: u32,
+    lost_disks: u32,
+    operated: u32,
 }
 
 impl Counts {
     /// For `cargo xtask sim`, which adds up. What is suspected was crashed, cut off or frozen.
     #[expect(clippy::print_stdout, reason = "for the table of a long run")]
     fn tell(self, runs: u64) {
-        let Counts { promotions, suspicions, cleared, revoked } = self;
+        let Counts { promotions, suspicions, cleared, revoked, lost_disks, operated } = self;
         println!(
-            "tally: runs {runs}\ntally: fault suspected {suspicions}\ntally: reached promotions {promotions}"
+            "tally: runs {runs}\ntally: fault suspected {suspicions}\ntally: fault disk lost {lost_disks}\n\
+             tally: reached promotions {promotions}"
         );
         println!("tally: reached suspicions cleared {cleared}\ntally: reached locks taken away {revoked}");
+        println!("tally: reached clusters that need an operator {operated}");
     }
 }
 
@@ -201,6 +207,8 @@ struct World {
     acknowledged: BTreeSet<u64>,
     last_epoch: i64,
     promoted: Option<usize>,
+    /// A disk was lost already: a second one may take the last copy of a commit along.
+    lost_disk: bool,
     /// Faults may come, also right after an action that matters.
     stormy: bool,
     counts: Counts,
@@ -274,6 +282,7 @@ impl World {
             acknowledged: BTreeSet::new(),
             last_epoch: 0,
             promoted: None,
+            lost_disk: false,
             stormy: false,
             counts: Counts::default(),
             log: Vec::new(),
@@ -1293,6 +1302,10 @@ impl World {
                 lease.valid_until.0 += hour;
             }
         }
+        if !self.lost_disk && self.rng.one_in(if self.mutation == Mutation::EmptyNode { 4 } else { 30 }) {
+            self.lose_disk(node);
+            return;
+        }
         let fault = match self.mutation {
             // What these break is only seen while PostgreSQL goes on without its agent.
             Mutation::PromiseBeforeStop | Mutation::StreamAfterRestart if self.rng.one_in(2) => 7,
@@ -1348,6 +1361,31 @@ impl World {
         }
     }
 
+    /// PostgreSQL's disk is replaced by an empty one, if no acknowledged commit lies there alone.
+    fn lose_disk(&mut self, node: usize) {
+        let elsewhere: BTreeSet<u64> = (0..self.nodes.len())
+            .filter(|other| *other != node)
+            .filter_map(|other| self.nodes[other].data.as_ref())
+            .flat_map(|data| data.wal.iter().map(|record| record.1))
+            .collect();
+        if !self.acknowledged.is_subset(&elsewhere) {
+            return;
+        }
+        self.note(node, "--- disk lost".to_owned());
+        self.lost_disk = true;
+        self.counts.lost_disks += 1;
+        self.kill(node);
+        self.restart_agent(node);
+        let n = &mut self.nodes[node];
+        n.armed = None;
+        n.ghost = None;
+        n.upstream = None;
+        let lost = n.data.take();
+        if self.mutation == Mutation::EmptyNode {
+            n.data = lost.map(|data| Data { wal: Vec::new(), standby_signal: true, ..data });
+        }
+    }
+
     fn repair(&mut self, node: usize) {
         if !self.nodes[node].up || self.nodes[node].cut {
             self.note(node, "--- repaired".to_owned());
@@ -1394,10 +1432,24 @@ impl World {
                 .all(|n| self.streams(n) == Some(holder) && timeline(n) == timeline(holder))
     }
 
+    /// Nobody may be promoted while a commit may lie on a disk that is gone, and no program can tell that it does not. After a lost
+    /// disk that is for an operator, who looks and removes `/sync`: the best position wins.
+    fn operate(&mut self, from: u64) {
+        let stuck =
+            self.lost_disk && self.now > from && self.view.held().is_none() && self.view.sync.is_some();
+        if stuck && self.quorum() && self.mutation == Mutation::None {
+            self.note(0, "--- an operator removes /sync".to_owned());
+            self.counts.operated += 1;
+            self.changed();
+            self.view.sync = None;
+        }
+    }
+
     fn settle(&mut self, longest: u64) {
         let end = self.now + longest;
         while !self.settled() {
             self.step();
+            self.operate(end - longest / 2);
             if self.now > end {
                 self.fail("L1, L2: the cluster does not come back");
             }
@@ -1490,6 +1542,8 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
         all.suspicions += counts.suspicions;
         all.cleared += counts.cleared;
         all.revoked += counts.revoked;
+        all.lost_disks += counts.lost_disks;
+        all.operated += counts.operated;
     }
     all.tell(schedules);
     // A run in which nothing happened proves nothing.
@@ -1498,7 +1552,8 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
         enough(all.promotions, 1)
             && enough(all.suspicions, 3)
             && enough(all.cleared, 20)
-            && enough(all.revoked, 4),
+            && enough(all.revoked, 4)
+            && enough(all.lost_disks, 20),
         "{all:?} in {schedules} schedules"
     );
 }
@@ -1507,7 +1562,7 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
 #[test]
 #[expect(clippy::print_stdout, reason = "how soon, for the table in tests/README.md")]
 fn broken_rules_are_caught() {
-    let mutations: [(Mutation, &[&str]); 16] = [
+    let mutations: [(Mutation, &[&str]); 17] = [
         (Mutation::NoFence, &["S1"]),
         (Mutation::EarlyExpiry, &["S1"]),
         (Mutation::NoCatchUp, &["S3"]),
@@ -1524,6 +1579,7 @@ fn broken_rules_are_caught() {
         (Mutation::PromoteUnchecked, &["S6"]),
         (Mutation::CountedFromAnswer, &["S1"]),
         (Mutation::WallClock, &["S1"]),
+        (Mutation::EmptyNode, &["S3", "S1"]),
     ];
     let mut missed = Vec::new();
     for (mutation, expected) in mutations {
