@@ -31,7 +31,9 @@ pub fn decide(observation: &Observation) -> Decision {
             Role::Primary(facts) => primary::decide(&context, running, facts),
             Role::Standby(facts) => standby::decide(&context, running, facts),
         },
-        (Process::Starting { since, as_standby }, _) => operation::starting(&context, *since, *as_standby),
+        (Process::Starting { since, as_standby, upstream }, _) => {
+            operation::starting(&context, *since, *as_standby, upstream.as_ref())
+        }
         (Process::Stopping { .. }, _) => operation::stopping(&context),
         (Process::Unresponsive { since }, _) => operation::unresponsive(&context, *since),
         (Process::Stopped, DataDirectory::Initialised(initialised)) => rejoin::stopped(&context, initialised),

@@ -189,6 +189,8 @@ pub enum Process {
         since: Moment,
         /// It starts with `standby.signal`.
         as_standby: bool,
+        /// Whom it asks for WAL as a standby: what is not consistent yet gets no further without.
+        upstream: Option<Endpoint>,
     },
     /// It answers queries.
     Running(Running),

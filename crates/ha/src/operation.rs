@@ -2,7 +2,7 @@
 
 use crate::action::{Action, Decision};
 use crate::context::{Context, Holding, SOON};
-use crate::facts::{Moment, OperationKind, Process, Role};
+use crate::facts::{Endpoint, Moment, OperationKind, Process, Role};
 use crate::rejoin;
 
 /// May PostgreSQL accept writes, now or at the end of the operation?
@@ -65,7 +65,12 @@ fn going_on(context: &Context<'_>, kind: OperationKind) -> String {
 }
 
 /// PostgreSQL starts, and not by an operation of this agent (it was restarted meanwhile, or somebody else started it).
-pub(crate) fn starting(context: &Context<'_>, since: Moment, as_standby: bool) -> Decision {
+pub(crate) fn starting(
+    context: &Context<'_>,
+    since: Moment,
+    as_standby: bool,
+    upstream: Option<&Endpoint>,
+) -> Decision {
     match context.holding {
         Holding::Mine { .. } => {
             if !as_standby && context.fence_at().is_some_and(|at| context.now >= at) {
@@ -85,7 +90,15 @@ pub(crate) fn starting(context: &Context<'_>, since: Moment, as_standby: bool) -
             context.fence("PostgreSQL starts as a primary, and nobody holds the leader lock")
         }
         Holding::Other(_) | Holding::Absent { .. } => {
-            context.idle(Vec::new(), "PostgreSQL is still starting up").within(SOON * 4)
+            let reason = "PostgreSQL is still starting up";
+            // A clone, or what was rewound, is not consistent before it has WAL that only the primary has; it may have been started when
+            // nobody was one.
+            match context.announced().filter(|wanted| upstream != Some(&wanted.endpoint)) {
+                Some(upstream) => {
+                    context.first(Action::Follow { upstream, slot: context.slot() }, reason).within(SOON * 4)
+                }
+                None => context.idle(Vec::new(), reason).within(SOON * 4),
+            }
         }
     }
 }

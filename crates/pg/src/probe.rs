@@ -34,7 +34,7 @@ use crate::error::{Error, QueryError};
 use crate::instance::Instance;
 use crate::process::{self, FenceError, Running, Status};
 use crate::session::{Rows, Session};
-use crate::standby::{nonsense, upstream_of};
+use crate::standby::{nonsense, upstream_of, written_upstream};
 
 /// Longest time a probe takes: what the time budget of the decisions counts with.
 pub const PROBE_DEADLINE: Duration = quorate_ha::budget::PROBE;
@@ -64,6 +64,8 @@ struct Seen {
     running: Result<Running, FenceError>,
     control: Option<ControlFile>,
     oldest: Option<Lsn>,
+    /// As the configuration of a standby says.
+    upstream: Option<Endpoint>,
 }
 
 impl Instance {
@@ -91,7 +93,7 @@ impl Instance {
             }
             Ok(Running::Orphans) => self.stopping(now),
             Ok(Running::Server(server)) => match server.status {
-                Status::Starting | Status::Standby => self.starting(now, &seen.directory),
+                Status::Starting | Status::Standby => self.starting(now, &seen),
                 Status::Stopping => self.stopping(now),
                 Status::Ready => self.ask(now, &seen, left()).await,
             },
@@ -115,6 +117,7 @@ impl Instance {
                         .as_ref()
                         .and_then(|it| oldest_wal(&config.data_dir, it.wal_segment_bytes)),
                     control,
+                    upstream: written_upstream(config),
                 }
             })
             .await
@@ -123,12 +126,13 @@ impl Instance {
         tokio::time::timeout(deadline, looking).await.ok().flatten()
     }
 
-    fn starting(&self, now: Moment, directory: &DataDirectory) -> Process {
+    fn starting(&self, now: Moment, seen: &Seen) -> Process {
         let mut memory = self.inner().memory.lock();
         memory.stopping = None;
         let since = *memory.starting.get_or_insert(now);
-        let as_standby = matches!(directory, DataDirectory::Initialised(found) if found.standby_signal);
-        Process::Starting { since, as_standby }
+        let as_standby = matches!(&seen.directory, DataDirectory::Initialised(found) if found.standby_signal);
+        let upstream = seen.upstream.clone().filter(|_| as_standby);
+        Process::Starting { since, as_standby, upstream }
     }
 
     fn stopping(&self, now: Moment) -> Process {
@@ -156,7 +160,7 @@ impl Instance {
             },
             Ok(Err(error)) => match says(&error).as_deref() {
                 Some(text) if text.contains("shutting down") => self.stopping(now),
-                Some(_) => self.starting(now, &seen.directory),
+                Some(_) => self.starting(now, seen),
                 None => {
                     tracing::debug!(error = %crate::data_dir::sentence(&error), "probe got no answer");
                     self.unresponsive(now)

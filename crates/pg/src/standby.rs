@@ -55,6 +55,16 @@ pub(crate) fn write_upstream(
     Ok(files::replace_if_changed(&paths.inside(STANDBY), text.as_bytes(), 0o600, paths.owner())?)
 }
 
+/// What [`write_upstream`] wrote, for an instance that answers no questions yet.
+pub(crate) fn written_upstream(config: &InstanceConfig) -> Option<Endpoint> {
+    upstream_in(&std::fs::read_to_string(Paths(config).inside(STANDBY)).ok()?)
+}
+
+fn upstream_in(text: &str) -> Option<Endpoint> {
+    let conninfo = text.lines().find_map(|line| line.strip_prefix("primary_conninfo = "))?;
+    upstream_of(&conninfo.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'").replace("\\\\", "\\"))
+}
+
 /// The connection string of the WAL receiver. The password is in the password file, not here: this is shown in views.
 fn conninfo(config: &InstanceConfig, upstream: &Endpoint) -> String {
     let pairs = [
@@ -259,6 +269,9 @@ mod tests {
         assert_eq!(upstream_of(&text), Some(upstream));
         assert!(text.contains("user='rep\\\\user'") && text.contains("application_name='n\\'1'"), "{text}");
         assert_eq!(upstream_of(""), None);
+        let line = format!("primary_conninfo = {}\nprimary_slot_name = ''\n", quoted(&text));
+        assert_eq!(upstream_in(&line), upstream_of(&text));
+        assert_eq!(upstream_in("primary_conninfo = ''\nprimary_slot_name = ''\n"), None);
         let plain = Endpoint { host: "a".to_owned(), port: 5432 };
         assert_eq!(upstream_of("user=x host=a"), Some(plain));
     }

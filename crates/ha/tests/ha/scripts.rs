@@ -354,7 +354,14 @@ impl Script {
                 let since = words.at("since")?.unwrap_or(now);
                 self.o.instance.process = match words.first() {
                     "stopped" => Process::Stopped,
-                    "starting" => Process::Starting { since, as_standby: words.has("standby") },
+                    "starting" => Process::Starting {
+                        since,
+                        as_standby: words.has("standby"),
+                        upstream: words
+                            .1
+                            .get("upstream")
+                            .map(|host| Endpoint { host: (*host).to_owned(), port: 5432 }),
+                    },
                     "stopping" => Process::Stopping { since },
                     "unresponsive" => Process::Unresponsive { since },
                     "primary" => running(primary(words.lsn("lsn")?.unwrap_or(Lsn(0x5000)).0)),

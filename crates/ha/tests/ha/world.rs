@@ -54,6 +54,8 @@ struct Data {
     standby_signal: bool,
     was_primary_on: Option<u32>,
     half_rewound: bool,
+    /// The length of the WAL from which on it is consistent: until then it is starting, whatever it has.
+    consistent: usize,
 }
 
 #[derive(Clone, PartialEq)]
@@ -75,6 +77,8 @@ struct Node {
     /// The lock's create revision that it was promoted or started under.
     epoch: i64,
     upstream: Option<usize>,
+    /// When its server was started last.
+    started: u64,
     /// Records that lie here and are not replayed yet in this life of the server.
     unread: usize,
     /// Of a mutation: it streams from there although nobody may know.
@@ -235,6 +239,7 @@ impl World {
             server: Server::Stopped,
             epoch: 0,
             upstream: None,
+            started: 0,
             unread: 0,
             ghost: None,
             names: String::new(),
@@ -596,6 +601,10 @@ impl World {
         let n = &self.nodes[node];
         let process = match (&n.server, &n.data) {
             (Server::Stopped, _) | (_, None) => Process::Stopped,
+            (Server::Standby, Some(data)) if data.wal.len() < data.consistent => {
+                let upstream = n.upstream.map(endpoint);
+                Process::Starting { since: at(n.started), as_standby: true, upstream }
+            }
             (server, Some(data)) => {
                 let end = Lsn((data.wal.len() - n.unread.min(data.wal.len())) as u64);
                 let role = match server {
@@ -1117,9 +1126,13 @@ impl World {
                 self.kill(node);
                 self.begin(node, action, 1500)?;
             }
-            Action::Rewind { .. } => {
+            Action::Rewind { ref from } => {
                 self.kill(node);
-                if let Some(data) = &mut self.nodes[node].data {
+                // It touches nothing before the source answers.
+                let source = NAMES.iter().position(|name| *name == from.name).unwrap();
+                let answers = matches!(self.nodes[source].server, Server::Primary { .. })
+                    && self.connected(node, source);
+                if let Some(data) = self.nodes[node].data.as_mut().filter(|_| answers) {
                     data.half_rewound = true;
                 }
                 self.begin(node, action, 1000)?;
@@ -1166,6 +1179,7 @@ impl World {
                     standby_signal: false,
                     was_primary_on: Some(1),
                     half_rewound: false,
+                    consistent: 0,
                 });
                 self.nodes[node].epoch = 0;
                 self.nodes[node].server = Server::Primary { since: now, checkpoint_at: now };
@@ -1183,6 +1197,7 @@ impl World {
                     // By numbers and fork points: blind to two histories of one timeline.
                     if data.timeline != theirs.timeline && !skipped {
                         data.wal.truncate(common(data, &theirs));
+                        data.consistent = theirs.wal.len();
                         data.timeline = theirs.timeline;
                         data.forks.clone_from(&theirs.forks);
                     }
@@ -1196,6 +1211,7 @@ impl World {
                         standby_signal: true,
                         was_primary_on: None,
                         half_rewound: false,
+                        consistent: theirs.wal.len(),
                         ..theirs
                     });
                 }
@@ -1209,6 +1225,7 @@ impl World {
                     self.nodes[node].ghost = self.nodes.iter().position(primary);
                 }
                 self.nodes[node].server = Server::Standby;
+                self.nodes[node].started = now;
                 // Mostly nothing: it was stopped in good order. The mutation is looked for where it matters.
                 let much = self.mutation == Mutation::PositionWhileReplaying || self.rng.one_in(3);
                 self.nodes[node].unread = if much { self.rng.below(200) as usize } else { 0 };
@@ -1225,7 +1242,8 @@ impl World {
                 self.became_primary(node);
             }
             Action::Promote { guard, .. } => {
-                if self.nodes[node].server != Server::Standby {
+                let data = self.nodes[node].data.as_ref().unwrap();
+                if self.nodes[node].server != Server::Standby || data.wal.len() < data.consistent {
                     return Err("it does not run");
                 }
                 let record = self.next_record;
@@ -1255,11 +1273,12 @@ impl World {
                 if let Server::Primary { .. } = self.nodes[node].server {
                     let data = self.nodes[node].data.as_mut().unwrap();
                     data.wal.push((data.timeline, record));
-                    let wal = data.wal.clone();
                     data.state = ControlState::ShutDown;
+                    let (wal, timeline, forks) = (data.wal.clone(), data.timeline, data.forks.clone());
                     for standby in 0..self.nodes.len() {
                         if self.streams(standby) == Some(node) {
-                            self.nodes[standby].data.as_mut().unwrap().wal = wal.clone();
+                            let data = self.nodes[standby].data.as_mut().unwrap();
+                            (data.wal, data.timeline, data.forks) = (wal.clone(), timeline, forks.clone());
                         }
                     }
                     self.acknowledge(node);
@@ -1366,6 +1385,8 @@ impl World {
         let elsewhere: BTreeSet<u64> = (0..self.nodes.len())
             .filter(|other| *other != node)
             .filter_map(|other| self.nodes[other].data.as_ref())
+            // A rewind that breaks off leaves nothing.
+            .filter(|data| !data.half_rewound)
             .flat_map(|data| data.wal.iter().map(|record| record.1))
             .collect();
         if !self.acknowledged.is_subset(&elsewhere) {
@@ -1432,16 +1453,37 @@ impl World {
                 .all(|n| self.streams(n) == Some(holder) && timeline(n) == timeline(holder))
     }
 
-    /// Nobody may be promoted while a commit may lie on a disk that is gone, and no program can tell that it does not. After a lost
-    /// disk that is for an operator, who looks and removes `/sync`: the best position wins.
+    /// Nobody may be promoted while a commit, or a whole timeline, may lie on a disk that is gone, and no program can tell that it does
+    /// not. After a lost disk that is for an operator: who finds the node that has everything, takes later timelines out of
+    /// `/history`, names it in `/sync`, and has the others cloned.
     fn operate(&mut self, from: u64) {
-        let stuck =
-            self.lost_disk && self.now > from && self.view.held().is_none() && self.view.sync.is_some();
-        if stuck && self.quorum() && self.mutation == Mutation::None {
-            self.note(0, "--- an operator removes /sync".to_owned());
-            self.counts.operated += 1;
-            self.changed();
-            self.view.sync = None;
+        let asked = self.lost_disk && self.now > from && self.mutation == Mutation::None;
+        if !asked || self.counts.operated > 0 || self.view.held().is_some() || !self.quorum() {
+            return;
+        }
+        let has_all = |node: &Node| {
+            let Some(data) = &node.data else { return false };
+            let wal = data.wal.iter().map(|record| record.1).collect();
+            data.wal.len() >= data.consistent && !data.half_rewound && self.acknowledged.is_subset(&wal)
+        };
+        let Some(at) = self.nodes.iter().position(has_all) else { return };
+        self.note(at, "--- an operator: this one has everything".to_owned());
+        self.counts.operated += 1;
+        let newest = self.nodes[at].data.as_ref().map_or(1, |data| data.timeline);
+        let revision = self.changed();
+        if let Some(history) = &mut self.view.history {
+            let mut left = history.value.clone();
+            left.0.retain(|line| line.timeline.0 < newest);
+            *history = key(left, revision, None);
+        }
+        if self.sync_mode {
+            let (leader, entries) = (Some(NAMES[at].to_owned()), vec![SyncEntry::default()]);
+            self.view.sync = Some(key(SyncDocument { leader, entries }, revision, None));
+        }
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            self.kill(other);
+            self.restart_agent(other);
+            self.nodes[other].data = None;
         }
     }
 
