@@ -130,6 +130,10 @@ fn list(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 
 /// Segments are zeros behind what was written: the first long run of them that lasts to the end is where the next group goes.
 fn tear(log: &Path, random: &mut fastrand::Rng) -> io::Result<()> {
+    // It had not begun.
+    if !log.is_dir() {
+        return Ok(());
+    }
     let mut segments: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(log)? {
         segments.push(entry?.path());

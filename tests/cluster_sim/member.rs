@@ -131,12 +131,14 @@ pub(crate) async fn run(at: usize, config: Config, shared: Rc<Shared>) -> turmoi
     if !shared.taken.lock().contains(&at) {
         return std::future::pending().await;
     }
+    // Another one in every process; a trace has to be the same.
+    let place = config.data_dir.display().to_string();
     let node = match Node::start(config).await {
         Ok(node) => node,
         Err(error) => {
             let cause =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            let sentence = format!("{error}{cause}");
+            let sentence = format!("{error}{cause}").replace(&place, "its directory");
             shared.note(&format!("m{at} does not start: {sentence}"));
             shared.ended.lock().push_back((at, Ended::NotStarted(sentence)));
             return std::future::pending().await;
@@ -163,6 +165,7 @@ pub(crate) async fn run(at: usize, config: Config, shared: Rc<Shared>) -> turmoi
     tokio::select! {
         () = last_word => {}
         sentence = node.failed() => {
+            let sentence = sentence.replace(&place, "its directory");
             shared.note(&format!("m{at} has ended: {sentence}"));
             shared.running.lock().remove(&at);
             shared.ended.lock().push_back((at, Ended::Failed(sentence)));
