@@ -11,7 +11,8 @@
 //! - one PostgreSQL that takes writes, and no more.
 //!
 //! The first violation ends the run, with the logs as they are then. A run in which nobody failed over has shown nothing and
-//! is invalid. Clocks that jump are missing here: a machine has one wall clock, and it is everybody's.
+//! is invalid. Clocks that jump are missing here: a machine has one wall clock, and it is everybody's
+//! (the simulation of `ha` has them).
 //!
 //! [`SETTLE`]: crate::stage::SETTLE
 
