@@ -227,10 +227,28 @@ pub(crate) fn masked(text: &str) -> String {
             run.push(c);
             continue;
         }
-        masked.push_str(if run.len() >= 15 { "ID" } else { &run });
+        let is_id = run.len() >= 12;
+        // One in sixteen begins with a zero: Go's `%16x` prints a space for it.
+        for _ in (run.len()..16).filter(|_| is_id) {
+            if masked.ends_with("  ") {
+                masked.pop();
+            }
+        }
+        masked.push_str(if is_id { "ID" } else { &run });
         run.clear();
         masked.push(c);
     }
     masked.pop();
     masked
+}
+
+#[test]
+fn ids_are_masked_whatever_they_begin_with() {
+    for id in ["8e9e05c52164694d", " e9e05c52164694d", "  9e05c52164694d"] {
+        assert_eq!(
+            masked(&format!("Member {id} added to cluster {id}\n")),
+            "Member ID added to cluster ID\n"
+        );
+    }
+    assert_eq!(masked("revision 12345678901"), "revision 12345678901");
 }
