@@ -34,12 +34,16 @@ use std::time::Duration;
 
 use quorate_ha::facts::{OperationFacts, OperationKind, Outcome, Process, Role, Running};
 use quorate_pg::RunAs;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 /// An orderly stop waits no longer for its script: one that hangs would keep a switchover, and a shutdown, waiting.
 pub const BEFORE_STOP: Duration = Duration::from_secs(10);
+/// What a killed callback has started is waited for no longer than this.
+const REAPED: Duration = Duration::from_millis(300);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(2);
 /// The end of an agent waits no longer until its last callback was started.
 const STARTED: Duration = Duration::from_secs(1);
 
@@ -376,8 +380,9 @@ async fn one_at_a_time(mut calls: watch::Receiver<Call>, starting: watch::Sender
                 next = calls.changed() => {
                     if next.is_ok() {
                         tracing::warn!(callback, "a callback is killed: there is something newer to tell");
-                        kill(&running);
+                        let group = kill(&running);
                         let _ = running.wait().await; // one that cannot be killed is waited for, as in Patroni
+                        gone(group).await;
                     }
                     next.is_ok()
                 }
@@ -397,11 +402,22 @@ fn start(words: &[String], run_as: Option<RunAs>) -> std::io::Result<Child> {
     command.spawn()
 }
 
-fn kill(child: &Child) {
-    // None: it has been waited for, and its number may be somebody else's.
-    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
+/// Its group; None: it has been waited for, and its number may be somebody else's.
+fn kill(child: &Child) -> Option<Pid> {
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)?;
+    let _ = kill_process_group(group, Signal::KILL);
+    Some(group)
+}
+
+/// What a killed script had started is dead a moment after it, not with it. Where nobody reaps, the dead are waited for in vain.
+async fn gone(group: Option<Pid>) {
+    let Some(group) = group else { return };
+    let empty = async {
+        while test_kill_process_group(group).is_ok() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let _ = tokio::time::timeout(REAPED, empty).await; // the next callback is worth more than certainty
 }
 
 /// Killed with its group when it is dropped.
@@ -409,7 +425,7 @@ struct Started(Child);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        kill(&self.0);
+        let _ = kill(&self.0); // nobody waits for it any more
     }
 }
 

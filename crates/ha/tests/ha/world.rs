@@ -1385,8 +1385,8 @@ impl World {
         let elsewhere: BTreeSet<u64> = (0..self.nodes.len())
             .filter(|other| *other != node)
             .filter_map(|other| self.nodes[other].data.as_ref())
-            // A rewind that breaks off leaves nothing.
-            .filter(|data| !data.half_rewound)
+            // A rewind that breaks off leaves nothing, and one that was made nothing without its source.
+            .filter(|data| !data.half_rewound && data.wal.len() >= data.consistent)
             .flat_map(|data| data.wal.iter().map(|record| record.1))
             .collect();
         if !self.acknowledged.is_subset(&elsewhere) {
