@@ -145,7 +145,11 @@ impl Small {
     pub(crate) fn fill(&self, left: u64) -> Result<()> {
         let stat = rustix::fs::statvfs(&self.0)?;
         let ballast = (stat.f_bavail * stat.f_frsize).saturating_sub(left);
-        Ok(fs::write(self.0.join("ballast"), vec![0; usize::try_from(ballast)?])?)
+        match fs::write(self.0.join("ballast"), vec![0; usize::try_from(ballast)?]) {
+            // Whoever lives here has written meanwhile, and what was left is gone already.
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(()),
+            filled => Ok(filled?),
+        }
     }
 
     /// Gives it back.
