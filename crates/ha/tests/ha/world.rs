@@ -1458,6 +1458,19 @@ impl World {
     /// `/history`, names it in `/sync`, and has the others cloned.
     fn operate(&mut self, from: u64) {
         let asked = self.lost_disk && self.now > from && self.mutation == Mutation::None;
+        // What was rewound to the lost disk's timeline and is not consistent has nobody left to become so from.
+        let hopeless = |at: &usize| {
+            let data = self.nodes[*at].data.as_ref();
+            data.is_some_and(|data| data.wal.len() < data.consistent) && self.streams(*at).is_none()
+        };
+        if let Some(at) = (0..self.nodes.len()).find(hopeless).filter(|_| asked && self.view.held().is_some())
+        {
+            self.note(at, "--- an operator has it cloned".to_owned());
+            self.counts.operated += 1;
+            self.kill(at);
+            self.restart_agent(at);
+            self.nodes[at].data = None;
+        }
         if !asked || self.counts.operated > 0 || self.view.held().is_some() || !self.quorum() {
             return;
         }
