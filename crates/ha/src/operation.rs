@@ -4,6 +4,7 @@ use crate::action::{Action, Decision};
 use crate::context::{Context, Holding, SOON};
 use crate::facts::{Endpoint, Moment, OperationKind, Process, Role};
 use crate::rejoin;
+use crate::timeline;
 
 /// May PostgreSQL accept writes, now or at the end of the operation?
 fn may_write(context: &Context<'_>, kind: OperationKind) -> bool {
@@ -92,8 +93,10 @@ pub(crate) fn starting(
         Holding::Other(_) | Holding::Absent { .. } => {
             let reason = "PostgreSQL is still starting up";
             // A clone, or what was rewound, is not consistent before it has WAL that only the primary has; it may have been started when
-            // nobody was one.
-            match context.announced().filter(|wanted| upstream != Some(&wanted.endpoint)) {
+            // nobody was one. Not what may have a history of its own under a number of the cluster's, as when it runs.
+            let may_follow = timeline::usurped(context).is_none() && timeline::unanswered(context).is_none();
+            let wanted = context.announced().filter(|wanted| upstream != Some(&wanted.endpoint));
+            match wanted.filter(|_| may_follow) {
                 Some(upstream) => {
                     context.first(Action::Follow { upstream, slot: context.slot() }, reason).within(SOON * 4)
                 }

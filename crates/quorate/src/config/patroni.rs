@@ -97,28 +97,10 @@ fn dcs(section: &Section<'_>, dcs: &mut Dcs, report: &mut Report) {
     reachable(section, "listen_clients", "advertise_clients", &dcs.advertise_clients, report);
     set(&mut dcs.initial_cluster, initial_cluster(section, report));
     set(&mut dcs.cluster_token, section.string("cluster_token", report));
-    if let Some(state) = section.string("initial_cluster_state", report) {
-        match state.as_str() {
-            "new" => dcs.initial_cluster_state = ClusterState::New,
-            "existing" => dcs.initial_cluster_state = ClusterState::Existing,
-            _ => {
-                if let Some(present) = section.present("initial_cluster_state") {
-                    present.reject(report, format!("expected new or existing, found {state:?}"));
-                }
-            }
-        }
-    }
-    if let Some(network) = section.string("network", report) {
-        match network.as_str() {
-            "local" => dcs.network = Network::Local,
-            "wan" => dcs.network = Network::Wan,
-            _ => {
-                if let Some(present) = section.present("network") {
-                    present.reject(report, format!("expected local or wan, found {network:?}"));
-                }
-            }
-        }
-    }
+    let states = [("new", ClusterState::New), ("existing", ClusterState::Existing)];
+    set(&mut dcs.initial_cluster_state, either(section, "initial_cluster_state", states, report));
+    let networks = [("local", Network::Local), ("wan", Network::Wan)];
+    set(&mut dcs.network, either(section, "network", networks, report));
     dcs.heartbeat_interval = dcs.network.heartbeat_interval();
     dcs.election_timeout = dcs.network.election_timeout();
     set(
@@ -192,6 +174,22 @@ fn initial_cluster(section: &Section<'_>, report: &mut Report) -> Option<Vec<Pee
         }
     }
     Some(peers)
+}
+
+/// What the word under `key` stands for, one of two.
+fn either<T: Copy>(
+    section: &Section<'_>,
+    key: &str,
+    words: [(&str, T); 2],
+    report: &mut Report,
+) -> Option<T> {
+    let found = section.string(key, report)?;
+    let known = words.iter().find(|(word, _)| *word == found).map(|(_, value)| *value);
+    if let (None, Some(present)) = (known, section.present(key)) {
+        let [(one, _), (other, _)] = words;
+        present.reject(report, format!("expected {one} or {other}, found {found:?}"));
+    }
+    known
 }
 
 fn election_timeout(section: &Section<'_>, report: &mut Report) -> Option<(Duration, Duration)> {
