@@ -136,6 +136,11 @@ pub struct Initialised {
     /// Where the WAL ends, as far as it can be told without starting: the end of the shutdown checkpoint of a clean
     /// primary, the minimum recovery point of a standby, None after a crash of a primary.
     pub wal_end: Option<Lsn>,
+    /// From where on the files of a standby are consistent: its minimum recovery point. None on a primary.
+    pub consistent_from: Option<Position>,
+    /// It is a copy (a clone, or what was rewound) that has not been replayed to there yet. May be false too early: PostgreSQL takes
+    /// the end of an older base backup that began at the same checkpoint for the end of this one.
+    pub incomplete: bool,
     /// `standby.signal` is there: a start will not be read-write.
     pub standby_signal: bool,
     /// Quorate's marker beside the control file: this instance was started or promoted as primary on this timeline,

@@ -440,6 +440,8 @@ fn as_seen_by(o: &Observation, name: &str, view: &ClusterView, now: Moment) -> O
         timeline: position.timeline,
         redo: Lsn(0),
         wal_end: None,
+        consistent_from: None,
+        incomplete: false,
         standby_signal: true,
         was_primary_on: None,
         rewind_unfinished: false,

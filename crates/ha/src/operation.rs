@@ -1,6 +1,7 @@
 //! While something long is under way: the lock is renewed, and nothing else is begun.
 
 use crate::action::{Action, Decision};
+use crate::bootstrap;
 use crate::context::{Context, Holding, SOON};
 use crate::facts::{Endpoint, Moment, OperationKind, Process, Role};
 use crate::rejoin;
@@ -91,6 +92,11 @@ pub(crate) fn starting(
             context.fence("PostgreSQL starts as a primary, and nobody holds the leader lock")
         }
         Holding::Other(_) | Holding::Absent { .. } => {
+            let tried = context.now.since(since) >= context.policy.primary_start_timeout;
+            let data = context.initialised();
+            if let Some(why) = data.and_then(|data| rejoin::hopeless(context, data, tried)) {
+                return bootstrap::clone(context, &why);
+            }
             let reason = "PostgreSQL is still starting up";
             // A clone, or what was rewound, is not consistent before it has WAL that only the primary has; it may have been started when
             // nobody was one. Not what may have a history of its own under a number of the cluster's, as when it runs.

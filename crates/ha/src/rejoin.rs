@@ -8,10 +8,24 @@
 //!                  ├── its timeline is another's ──► clone (two histories under one number: rewind is blind)
 //!                  └── its timeline is current ── nobody leads: start as standby, race · somebody does: wait for its promotion
 //!   rewind failed or was interrupted ──► clone beside
+//!   rewound, and what it lacks is on a branch that was left ──► clone beside
 //! ```
 //!
 //! A rewind waits until its source has checkpointed on its timeline: before, pg_rewind would read the old timeline from the
 //! control file and find nothing to do.
+//!
+//! # A copy that nobody can complete
+//!
+//! What was rewound is a mixture of blocks until it has replayed up to where its source was then. If that source is replaced by a
+//! standby that had less, no history leads there any more:
+//!
+//! ```text
+//!   n1, timeline 2 ─────────────●──────────x    n3 is rewound, and needs timeline 2 up to x
+//!   n2, timeline 3               ╲─────────     promoted at ●
+//! ```
+//!
+//! PostgreSQL waits for ever, or panics as soon as it meets timeline 3. A second pg_rewind would make it worse: it replays from the last
+//! checkpoint before ●, and blocks that the first one did not copy may be older than that. Only a clone helps.
 
 use crate::action::{Action, Decision};
 use crate::bootstrap;
@@ -123,8 +137,23 @@ fn follower(context: &Context<'_>, data: &Initialised) -> Decision {
         }
         return rewind(context, &format!("I was primary on timeline {timeline}"));
     }
-    // Whether a standby went too far is judged when it runs: its control file speaks of its last restart point.
+    if let Some(why) = hopeless(context, data, context.failed(OperationKind::StartAsStandby).is_some()) {
+        return bootstrap::clone(context, &why);
+    }
+    // Whether a standby went too far is judged when it runs: its control file speaks of its last restart point, and pg_rewind wants
+    // everything here replayed.
     start(context, "starting as a secondary")
+}
+
+/// Why a standby will never run with what lies here: its files are consistent only from a position on that the cluster has left, and
+/// it is a copy that has not come there, or `tried` in vain (whatever it is, and if PostgreSQL lost sight of what it copied).
+pub(crate) fn hopeless(context: &Context<'_>, data: &Initialised, tried: bool) -> Option<String> {
+    let at = data.consistent_from.filter(|at| context.diverged(at.timeline, at.lsn))?;
+    match (data.incomplete, tried) {
+        (true, _) => Some(format!("this copy needs WAL up to {at}, and that was left")),
+        (false, true) => Some(format!("it does not start, and its files are from {at}, which was left")),
+        (false, false) => None,
+    }
 }
 
 /// Nobody holds the lock.
@@ -134,6 +163,9 @@ fn alone(context: &Context<'_>, data: &Initialised) -> Decision {
     }
     if timeline::usurped(context).is_some() {
         return context.idle(Vec::new(), "waiting for a leader to clone from: my timeline has two histories");
+    }
+    if let Some(why) = hopeless(context, data, false) {
+        return context.idle(Vec::new(), format!("waiting for a leader to clone from: {why}"));
     }
     let behind = context.history().current() > timeline::of(context, data);
     if behind && data.was_primary_on.is_some() {

@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_ha::facts::{ControlState, Lsn, SystemId, TimelineId};
+use quorate_ha::facts::{ControlState, Lsn, Position, SystemId, TimelineId};
 
 /// `PG_CONTROL_VERSION` of PostgreSQL 13 to 17.
 const VERSION: u32 = 1300;
@@ -47,6 +47,9 @@ pub struct ControlFile {
     pub min_recovery_point: Lsn,
     /// Its timeline; 0 on a primary.
     pub min_recovery_timeline: TimelineId,
+    /// This is a copy (of `pg_basebackup`, `pg_rewind`) that replay begins here with and that is not consistent yet; 0 otherwise. Not set
+    /// before its first start: until then `backup_label` says it.
+    pub backup_start_point: Lsn,
     /// `wal_log_hints` of the last run.
     pub wal_log_hints: bool,
     /// Data checksums are on.
@@ -142,6 +145,7 @@ impl ControlFile {
             timeline: TimelineId(u32_at(bytes, 48)),
             min_recovery_point: Lsn(u64_at(bytes, 136)),
             min_recovery_timeline: TimelineId(u32_at(bytes, 144)),
+            backup_start_point: Lsn(u64_at(bytes, 152)),
             wal_log_hints: bytes[176] != 0,
             max_connections: u32_at(bytes, 180),
             max_worker_processes: u32_at(bytes, 184),
@@ -168,6 +172,13 @@ impl ControlFile {
             | ControlState::InCrashRecovery
             | ControlState::InProduction => None,
         }
+    }
+
+    /// The minimum recovery point with its timeline; None on a primary.
+    #[must_use]
+    pub fn consistent_from(&self) -> Option<Position> {
+        let position = Position { timeline: self.min_recovery_timeline, lsn: self.min_recovery_point };
+        (self.min_recovery_point != Lsn(0)).then_some(position)
     }
 
     /// The byte after the checkpoint record: 24 bytes of header, 2 of data header, 88 of checkpoint; page headers (24

@@ -20,7 +20,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use quorate_ha::facts::{DataDirectory, Initialised, SystemId, TimelineId};
+use quorate_ha::facts::{DataDirectory, Initialised, Lsn, SystemId, TimelineId};
 
 use crate::config::{InstanceConfig, beside};
 use crate::control_file::{ControlFile, ControlFileError};
@@ -126,6 +126,8 @@ pub(crate) fn classify(config: &InstanceConfig) -> DataDirectory {
         timeline: control.timeline,
         redo: control.redo,
         wal_end: control.wal_end(),
+        consistent_from: control.consistent_from(),
+        incomplete: control.backup_start_point != Lsn(0) || paths.inside("backup_label").exists(),
         standby_signal,
         was_primary_on: paths.marked_primary(control.system_identifier).or(by_control),
         rewind_unfinished: paths.rewinding().exists(),

@@ -42,6 +42,8 @@ fn data(primary: bool) -> Initialised {
         timeline: TimelineId(1),
         redo: Lsn(0x4000),
         wal_end: None,
+        consistent_from: None,
+        incomplete: false,
         standby_signal: !primary,
         was_primary_on: primary.then_some(TimelineId(1)),
         rewind_unfinished: false,
@@ -333,12 +335,17 @@ impl Script {
                     let mut found = data(false);
                     found.state = match state {
                         "in-production" => ControlState::InProduction,
+                        "in-archive-recovery" => ControlState::InArchiveRecovery,
                         "shut-down" => ControlState::ShutDown,
                         "shut-down-in-recovery" => ControlState::ShutDownInRecovery,
                         other => return Err(format!("state {other}").into()),
                     };
                     found.timeline = words.timeline()?;
                     found.wal_end = words.lsn("end")?;
+                    let consistent = words.lsn("consistent")?;
+                    let timeline = found.timeline;
+                    found.consistent_from = consistent.map(|lsn| Position { timeline, lsn });
+                    found.incomplete = words.has("incomplete");
                     found.redo = words.lsn("redo")?.unwrap_or(found.redo);
                     found.standby_signal = words.has("standby.signal");
                     found.rewind_unfinished = words.has("half-rewound");

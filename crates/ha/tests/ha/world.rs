@@ -54,8 +54,17 @@ struct Data {
     standby_signal: bool,
     was_primary_on: Option<u32>,
     half_rewound: bool,
-    /// The length of the WAL from which on it is consistent: until then it is starting, whatever it has.
-    consistent: usize,
+    /// The timeline and the length of the WAL from which on it is consistent: until then it is starting, whatever it has.
+    consistent: (u32, usize),
+    /// PostgreSQL took the end of an older base backup for the end of this copy: it does not say that it is one.
+    unsaid: bool,
+}
+
+impl Data {
+    /// A copy that has not been replayed far enough.
+    fn incomplete(&self) -> bool {
+        self.wal.len() < self.consistent.1
+    }
 }
 
 #[derive(Clone, PartialEq)]
@@ -144,6 +153,8 @@ enum Mutation {
     WallClock,
     /// A node whose disk came back empty takes the place that it had.
     EmptyNode,
+    /// What was rewound, and cannot be completed any more, is rewound again.
+    RewoundTwice,
 }
 
 /// What a cluster is like.
@@ -174,19 +185,21 @@ struct Counts {
     revoked: u32,
     lost_disks: u32,
     operated: u32,
+    incompletable: u32,
 }
 
 impl Counts {
     /// For `cargo xtask sim`, which adds up. What is suspected was crashed, cut off or frozen.
     #[expect(clippy::print_stdout, reason = "for the table of a long run")]
     fn tell(self, runs: u64) {
-        let Counts { promotions, suspicions, cleared, revoked, lost_disks, operated } = self;
+        let Counts { promotions, suspicions, cleared, revoked, lost_disks, operated, incompletable } = self;
         println!(
             "tally: runs {runs}\ntally: fault suspected {suspicions}\ntally: fault disk lost {lost_disks}\n\
              tally: reached promotions {promotions}"
         );
         println!("tally: reached suspicions cleared {cleared}\ntally: reached locks taken away {revoked}");
         println!("tally: reached clusters that need an operator {operated}");
+        println!("tally: reached copies that cannot be completed {incompletable}");
     }
 }
 
@@ -332,7 +345,7 @@ impl World {
         policy(
             NAMES[node],
             &json!({
-                "ttl": 5, "loop_wait": 1, "retry_timeout": 1,
+                "ttl": 5, "loop_wait": 1, "retry_timeout": 1, "primary_start_timeout": 30,
                 "synchronous_node_count": self.shape.confirm,
                 "synchronous_mode": match self.shape.mode {
                     SynchronousMode::Off => "off",
@@ -467,6 +480,19 @@ impl World {
                 };
                 let data = self.nodes[node].data.as_mut().unwrap();
                 let upto = wal.len().min(data.wal.len() + 1 + self.rng.below(3) as usize);
+                let (needed, until) = data.consistent;
+                let ended = forks.iter().find(|fork| fork.parent.0 == needed).map(|fork| fork.at.0 as usize);
+                if data.incomplete() && ended.is_some_and(|end| end < until && end < upto) {
+                    // "unexpected timeline ID, before reaching minimum recovery point"
+                    self.note(node, "--- PostgreSQL panics".to_owned());
+                    self.kill(node);
+                    let outcome = Outcome::Failed { why: "it panicked".to_owned() };
+                    let kind = OperationKind::StartAsStandby;
+                    self.nodes[node].operation = OperationFacts::Finished { kind, at: at(self.now), outcome };
+                    self.nodes[node].ends = None;
+                    self.nodes[node].next_tick = self.now;
+                    continue;
+                }
                 data.wal = wal[..upto].to_vec();
                 data.timeline = if upto == wal.len() { timeline } else { data.wal.last().map_or(1, |r| r.0) };
                 forks.retain(|fork| fork.parent.0 < data.timeline);
@@ -601,7 +627,7 @@ impl World {
         let n = &self.nodes[node];
         let process = match (&n.server, &n.data) {
             (Server::Stopped, _) | (_, None) => Process::Stopped,
-            (Server::Standby, Some(data)) if data.wal.len() < data.consistent => {
+            (Server::Standby, Some(data)) if data.incomplete() => {
                 let upstream = n.upstream.map(endpoint);
                 Process::Starting { since: at(n.started), as_standby: true, upstream }
             }
@@ -648,6 +674,11 @@ impl World {
                 timeline: TimelineId(data.timeline),
                 redo: Lsn(0),
                 wal_end: (data.state == ControlState::ShutDown).then_some(Lsn(data.wal.len() as u64)),
+                consistent_from: (data.consistent.1 > 0 && data.standby_signal).then_some(Position {
+                    timeline: TimelineId(data.consistent.0),
+                    lsn: Lsn(data.consistent.1 as u64),
+                }),
+                incomplete: data.incomplete() && !data.unsaid,
                 standby_signal: data.standby_signal,
                 was_primary_on: data.was_primary_on.map(TimelineId),
                 rewind_unfinished: data.half_rewound,
@@ -764,6 +795,15 @@ impl World {
                 && matches!(self.nodes[node].server, Server::Primary { since, .. } if self.now < since + TTL)
             {
                 decision.actions.retain(|action| !matches!(action, Action::WriteHistory { .. }));
+            }
+            if self.mutation == Mutation::RewoundTwice
+                && self.nodes[node].data.as_ref().is_some_and(Data::incomplete)
+            {
+                for action in &mut decision.actions {
+                    if let Action::Clone { from, .. } = action {
+                        *action = Action::Rewind { from: from.clone() };
+                    }
+                }
             }
             if decision.reason.fatal {
                 self.fail(&format!("{} ends: {}", NAMES[node], decision.reason));
@@ -1157,6 +1197,13 @@ impl World {
             Ok(()) => Outcome::Succeeded,
             Err(why) => Outcome::Failed { why: why.to_owned() },
         };
+        if let (Action::Rewind { from }, Outcome::Succeeded) = (action, &outcome) {
+            // What it was rewound to has more than anybody else, for a moment.
+            let often = if self.mutation == Mutation::RewoundTwice { 2 } else { 10 };
+            if self.stormy && self.rng.one_in(often) {
+                self.strike(NAMES.iter().position(|n| *n == from.name).unwrap());
+            }
+        }
         self.nodes[node].operation = OperationFacts::Finished { kind, at: at(self.now), outcome };
         self.nodes[node].next_tick = self.now;
     }
@@ -1179,7 +1226,8 @@ impl World {
                     standby_signal: false,
                     was_primary_on: Some(1),
                     half_rewound: false,
-                    consistent: 0,
+                    consistent: (1, 0),
+                    unsaid: false,
                 });
                 self.nodes[node].epoch = 0;
                 self.nodes[node].server = Server::Primary { since: now, checkpoint_at: now };
@@ -1191,13 +1239,18 @@ impl World {
                     return Err("the source is gone");
                 }
                 let theirs = self.nodes[source].data.clone().unwrap();
+                let unsaid = self.rng.one_in(4);
                 if let Action::Rewind { .. } = action {
                     let skipped = self.mutation == Mutation::SkippedRewind;
+                    if self.nodes[node].data.as_ref().is_some_and(Data::incomplete) {
+                        self.fail("S8: blocks are older than the checkpoint that they are replayed from");
+                    }
                     let data = self.nodes[node].data.as_mut().unwrap();
                     // By numbers and fork points: blind to two histories of one timeline.
                     if data.timeline != theirs.timeline && !skipped {
                         data.wal.truncate(common(data, &theirs));
-                        data.consistent = theirs.wal.len();
+                        data.consistent = (theirs.timeline, theirs.wal.len());
+                        data.unsaid = unsaid;
                         data.timeline = theirs.timeline;
                         data.forks.clone_from(&theirs.forks);
                     }
@@ -1206,12 +1259,14 @@ impl World {
                     data.standby_signal = true;
                     data.state = ControlState::InArchiveRecovery;
                 } else {
+                    let incompletable = self.nodes[node].data.as_ref().is_some_and(Data::incomplete);
+                    self.counts.incompletable += u32::from(incompletable);
                     self.nodes[node].data = Some(Data {
                         state: ControlState::InArchiveRecovery,
                         standby_signal: true,
                         was_primary_on: None,
                         half_rewound: false,
-                        consistent: theirs.wal.len(),
+                        consistent: (theirs.timeline, theirs.wal.len()),
                         ..theirs
                     });
                 }
@@ -1243,7 +1298,7 @@ impl World {
             }
             Action::Promote { guard, .. } => {
                 let data = self.nodes[node].data.as_ref().unwrap();
-                if self.nodes[node].server != Server::Standby || data.wal.len() < data.consistent {
+                if self.nodes[node].server != Server::Standby || data.incomplete() {
                     return Err("it does not run");
                 }
                 let record = self.next_record;
@@ -1386,10 +1441,11 @@ impl World {
             .filter(|other| *other != node)
             .filter_map(|other| self.nodes[other].data.as_ref())
             // A rewind that breaks off leaves nothing, and one that was made nothing without its source.
-            .filter(|data| !data.half_rewound && data.wal.len() >= data.consistent)
+            .filter(|data| !data.half_rewound && !data.incomplete())
             .flat_map(|data| data.wal.iter().map(|record| record.1))
             .collect();
-        if !self.acknowledged.is_subset(&elsewhere) {
+        // Nor the last copy that is one: that takes a backup.
+        if elsewhere.is_empty() || !self.acknowledged.is_subset(&elsewhere) {
             return;
         }
         self.note(node, "--- disk lost".to_owned());
@@ -1461,7 +1517,7 @@ impl World {
         // What was rewound to the lost disk's timeline and is not consistent has nobody left to become so from.
         let hopeless = |at: &usize| {
             let data = self.nodes[*at].data.as_ref();
-            data.is_some_and(|data| data.wal.len() < data.consistent) && self.streams(*at).is_none()
+            data.is_some_and(Data::incomplete) && self.streams(*at).is_none()
         };
         if let Some(at) = (0..self.nodes.len()).find(hopeless).filter(|_| asked && self.view.held().is_some())
         {
@@ -1477,7 +1533,7 @@ impl World {
         let has_all = |node: &Node| {
             let Some(data) = &node.data else { return false };
             let wal = data.wal.iter().map(|record| record.1).collect();
-            data.wal.len() >= data.consistent && !data.half_rewound && self.acknowledged.is_subset(&wal)
+            !data.incomplete() && !data.half_rewound && self.acknowledged.is_subset(&wal)
         };
         let Some(at) = self.nodes.iter().position(has_all) else { return };
         self.note(at, "--- an operator: this one has everything".to_owned());
@@ -1599,6 +1655,7 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
         all.revoked += counts.revoked;
         all.lost_disks += counts.lost_disks;
         all.operated += counts.operated;
+        all.incompletable += counts.incompletable;
     }
     all.tell(schedules);
     // A run in which nothing happened proves nothing.
@@ -1617,7 +1674,7 @@ fn no_schedule_of_faults_breaks_a_promise_and_the_cluster_comes_back() {
 #[test]
 #[expect(clippy::print_stdout, reason = "how soon, for the table in tests/README.md")]
 fn broken_rules_are_caught() {
-    let mutations: [(Mutation, &[&str]); 17] = [
+    let mutations: [(Mutation, &[&str]); 18] = [
         (Mutation::NoFence, &["S1"]),
         (Mutation::EarlyExpiry, &["S1"]),
         (Mutation::NoCatchUp, &["S3"]),
@@ -1635,6 +1692,7 @@ fn broken_rules_are_caught() {
         (Mutation::CountedFromAnswer, &["S1"]),
         (Mutation::WallClock, &["S1"]),
         (Mutation::EmptyNode, &["S3", "S1"]),
+        (Mutation::RewoundTwice, &["S8"]),
     ];
     let mut missed = Vec::new();
     for (mutation, expected) in mutations {

@@ -113,6 +113,7 @@ fn compare_with_pg_controldata(instance: &Instance) {
     assert_eq!(said("Latest checkpoint's TimeLineID"), control.timeline.to_string());
     assert_eq!(said("Minimum recovery ending location"), control.min_recovery_point.to_string());
     assert_eq!(said("Min recovery ending loc's timeline"), control.min_recovery_timeline.to_string());
+    assert_eq!(said("Backup start location"), control.backup_start_point.to_string());
     assert_eq!(said("max_connections setting"), control.max_connections.to_string());
     assert_eq!(said("max_worker_processes setting"), control.max_worker_processes.to_string());
     assert_eq!(said("max_wal_senders setting"), control.max_wal_senders.to_string());

@@ -298,3 +298,75 @@ async fn a_change_of_the_sync_set_is_in_effect_or_an_error() {
         "nothing is acknowledged"
     );
 }
+
+/// What was rewound needs WAL up to where its source was then. When that source is replaced by a standby that had less, nobody can
+/// give it: PostgreSQL does not come up, and the facts say why before anybody has tried.
+#[tokio::test]
+async fn a_copy_whose_source_is_replaced_cannot_be_completed() {
+    let Some(mut lab) = lab() else { return };
+    let first = lab.primary("first").await;
+    run(&first, "CREATE TABLE t AS SELECT n FROM generate_series(1, 100) n").await;
+    let source = lab.standby("source", &first).await;
+    let heir = lab.standby("heir", &first).await;
+    // A checkpoint that all have in common, later than those that the clones began with.
+    first.checkpoint(DEADLINE).await.unwrap();
+    let written = as_primary(&first).await.written;
+    eventually("both have it", async || {
+        as_standby(&source).await.end() >= written && as_standby(&heir).await.end() >= written
+    })
+    .await;
+    source.stop_receiver(DEADLINE).await.unwrap();
+    source.set_sync_names("", DEADLINE).await.unwrap();
+    source.promote(TimelineId(2), &BTreeSet::new(), permitted()).await.unwrap();
+    source.checkpoint(DEADLINE).await.unwrap();
+    let address = source.config().connect_address.clone();
+    heir.stop_receiver(DEADLINE).await.unwrap();
+    heir.follow(&address, None).await.unwrap();
+    run(&source, "SELECT pg_switch_wal()").await;
+    run(&source, "INSERT INTO t SELECT n FROM generate_series(101, 200) n").await;
+    let segment = value(&source, "SELECT pg_walfile_name(pg_current_wal_lsn())").await;
+    let count = "SELECT count(*)::text FROM t";
+    eventually("the heir follows", async || value(&heir, count).await == "200").await;
+
+    // The source writes what the heir does not get, and the first primary, which went on for itself, is rewound to that.
+    heir.stop_receiver(DEADLINE).await.unwrap();
+    run(&source, "INSERT INTO t SELECT n FROM generate_series(201, 300) n").await;
+    run(&first, "INSERT INTO t SELECT n FROM generate_series(901, 1000) n").await;
+    first.fence(DEADLINE).await.unwrap();
+    assert_eq!(first.rewind(&address, DEADLINE).await.unwrap(), Rewound::Done);
+    let copy = |instance: &quorate_pg::Instance| match instance.data_directory() {
+        DataDirectory::Initialised(found) => (found.incomplete, found.consistent_from),
+        other => panic!("{other:?}"),
+    };
+    let (incomplete, needed) = copy(&first);
+    let needed = needed.expect("a minimum recovery point");
+    assert!(incomplete && needed.timeline == TimelineId(2), "{needed:?}");
+
+    // As if that segment had been begun after pg_rewind had listed them.
+    std::fs::remove_file(first.config().data_dir.join("pg_wal").join(&segment)).unwrap();
+
+    // Completed by whoever it was copied from, it is one no longer.
+    let twin = lab.instance("twin").await;
+    twin.clone_from(&address, None, None, &|_| {}).await.unwrap();
+    assert!(copy(&twin).0);
+    twin.start_as_standby(Some(&address), None).await.unwrap();
+    assert!(!copy(&twin).0 && copy(&twin).1.is_some_and(|at| at.timeline == TimelineId(2)));
+    assert_eq!(copy(&source), (false, None));
+
+    source.fence(DEADLINE).await.unwrap();
+    heir.promote(TimelineId(3), &BTreeSet::new(), permitted()).await.unwrap();
+    heir.checkpoint(DEADLINE).await.unwrap();
+    let left = as_primary(&heir).await.forked.pop().expect("the end of timeline 2");
+    assert!(left.parent == needed.timeline && left.at < needed.lsn, "{left:?} and {needed:?}");
+
+    let address = heir.config().connect_address.clone();
+    let started = first.start_as_standby(Some(&address), None).await;
+    let Err(Error::StartFailed { log_tail, .. }) = started else { panic!("{started:?}") };
+    assert!(log_tail.contains("before reaching minimum recovery point"), "{log_tail}");
+    assert_eq!(copy(&first), (true, Some(needed)), "also after an attempt");
+    first.fence(DEADLINE).await.unwrap();
+    first.clone_from(&address, None, None, &|_| {}).await.unwrap();
+    first.start_as_standby(Some(&address), None).await.unwrap();
+    assert_eq!(value(&first, count).await, "200");
+    assert!(!copy(&first).0);
+}
