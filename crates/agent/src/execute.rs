@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use quorate_ha::action::{KeyGuard, LockGuard};
 use quorate_ha::cluster::{FailoverRequest, Initialize, LeaseId};
-use quorate_ha::facts::Endpoint;
 use quorate_ha::{Action, ClusterView, Key, LeaseFacts, Moment, StopMode, SystemId, Upstream};
 use quorate_node::clock::boottime;
 use quorate_pg::clone::Progress;
@@ -313,7 +312,7 @@ impl Execution<'_> {
             Action::Fence => self.fence().await,
             Action::Follow { upstream, slot } => {
                 tracing::info!(upstream = upstream.name, "following");
-                bounded("following", self.instance.follow(&upstream.endpoint, slot.as_deref())).await
+                bounded("following", self.instance.follow(&upstream, slot.as_deref())).await
             }
             Action::TryStreaming => {
                 bounded("waking the startup process", self.instance.try_streaming(ACTION_DEADLINE)).await
@@ -365,7 +364,7 @@ impl Execution<'_> {
                 self.begin(quorate_ha::OperationKind::Rewind, async move {
                     instance.configure(&settings).await?;
                     before_stop(&shared, &instance, BEFORE_STOP).await?;
-                    let rewound = instance.rewind(&from.endpoint, REWIND_DEADLINE).await?;
+                    let rewound = instance.rewind(&from, REWIND_DEADLINE).await?;
                     tracing::info!(source = from.name, outcome = ?rewound, "pg_rewind");
                     Ok(())
                 })
@@ -374,8 +373,7 @@ impl Execution<'_> {
                 let (instance, settings) = self.operands();
                 self.begin(quorate_ha::OperationKind::StartAsStandby, async move {
                     instance.configure(&settings).await?;
-                    let endpoint = upstream.as_ref().map(|upstream| &upstream.endpoint);
-                    Ok(instance.start_as_standby(endpoint, slot.as_deref()).await?)
+                    Ok(instance.start_as_standby(upstream.as_ref(), slot.as_deref()).await?)
                 })
             }
             Action::StartAsPrimary { guard, names } => {
@@ -593,16 +591,17 @@ impl Execution<'_> {
             Initialize::Done(SystemId(id)) => Some(id),
             Initialize::Claimed => None,
         });
-        let (source, endpoint): (String, Endpoint) = (from.name.clone(), from.endpoint.clone());
+        let from = from.clone();
         let shared = Arc::clone(self.shared);
         self.begin(quorate_ha::OperationKind::Clone, async move {
             instance.configure(&settings).await?;
             before_stop(&shared, &instance, BEFORE_STOP).await?;
             instance.stop(StopMode::Fast).await?;
+            let source = &from.name;
             tracing::info!(source, "bootstrap from leader '{source}': cloning");
             let meter = Meter::new();
             Ok(instance
-                .clone_from(&endpoint, slot.as_deref(), expected, &|progress| meter.tell(progress))
+                .clone_from(&from, slot.as_deref(), expected, &|progress| meter.tell(progress))
                 .await?)
         })
     }

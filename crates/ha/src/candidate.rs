@@ -265,6 +265,9 @@ fn fit(context: &Context<'_>, standby: &StandbyFacts, mine: Position) -> Result<
     if timeline::usurped(context).is_some() {
         return no("my timeline has two histories, waiting for a leader to clone from");
     }
+    if let Some(why) = timeline::mistaken(context, mine.timeline) {
+        return no(format!("{why}, waiting for a leader to clone from"));
+    }
     Ok(())
 }
 

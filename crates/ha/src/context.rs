@@ -17,6 +17,7 @@ use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::slots;
 use crate::takeover;
+use crate::timeline;
 
 /// Soon: something changes within milliseconds, and nothing else may wake us.
 pub(crate) const SOON: Duration = Duration::from_millis(50);
@@ -297,6 +298,10 @@ impl<'o> Context<'o> {
         };
         let (running, standby) = self.standby()?;
         if standby.receiver != Receiver::Gone || standby.upstream.is_some() || !standby.complete {
+            return None;
+        }
+        // It could not win, and nobody else while it seemed to be ahead.
+        if timeline::usurped(self).is_some() || timeline::mistaken(self, running.timeline).is_some() {
             return None;
         }
         let position = Position { timeline: running.timeline, lsn: standby.end() };

@@ -141,6 +141,8 @@ pub struct Initialised {
     /// It is a copy (a clone, or what was rewound) that has not been replayed to there yet. May be false too early: PostgreSQL takes
     /// the end of an older base backup that began at the same checkpoint for the end of this one.
     pub incomplete: bool,
+    /// The member that WAL was asked from last, whether or not it still is. Survives a rewind and a clone as who was their source.
+    pub asked: Option<String>,
     /// `standby.signal` is there: a start will not be read-write.
     pub standby_signal: bool,
     /// Quorate's marker beside the control file: this instance was started or promoted as primary on this timeline,

@@ -442,6 +442,7 @@ fn as_seen_by(o: &Observation, name: &str, view: &ClusterView, now: Moment) -> O
         wal_end: None,
         consistent_from: None,
         incomplete: false,
+        asked: None,
         standby_signal: true,
         was_primary_on: None,
         rewind_unfinished: false,

@@ -100,8 +100,13 @@ pub(crate) fn starting(
             let reason = "PostgreSQL is still starting up";
             // A clone, or what was rewound, is not consistent before it has WAL that only the primary has; it may have been started when
             // nobody was one. Not what may have a history of its own under a number of the cluster's, as when it runs.
+            // What is no copy needs nobody, and whom it may ask is judged by its timeline, which shows when it runs.
+            let needy =
+                context.now.since(since) >= context.policy.ttl || data.is_some_and(|data| data.incomplete);
             let may_follow = timeline::usurped(context).is_none() && timeline::unanswered(context).is_none();
+            let asked = data.and_then(|data| data.asked.as_deref());
             let wanted = context.announced().filter(|wanted| upstream != Some(&wanted.endpoint));
+            let wanted = wanted.filter(|it| needy || asked.is_none_or(|asked| asked == it.name));
             match wanted.filter(|_| may_follow) {
                 Some(upstream) => {
                     context.first(Action::Follow { upstream, slot: context.slot() }, reason).within(SOON * 4)

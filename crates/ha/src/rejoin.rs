@@ -186,7 +186,9 @@ fn start(context: &Context<'_>, reason: &str) -> Decision {
     {
         return context.idle(Vec::new(), format!("failed to start PostgreSQL: {why}"));
     }
-    let upstream = context.announced();
+    // Whoever is new is asked once it runs, and its timeline is known (`timeline::mistaken`).
+    let asked = context.initialised().and_then(|data| data.asked.as_deref());
+    let upstream = context.announced().filter(|upstream| asked.is_none_or(|asked| asked == upstream.name));
     let slot = upstream.as_ref().and_then(|_| context.slot());
     context.idle(vec![Action::StartAsStandby { upstream, slot }], reason).within(SOON * 4)
 }

@@ -32,7 +32,7 @@ fn follow(context: &Context<'_>, held: &Held, running: &Running, standby: &Stand
     if context.failed(OperationKind::Rewind).is_some() || context.failed(OperationKind::Clone).is_some() {
         return bootstrap::clone(context, "the rewind failed");
     }
-    if let Some(why) = timeline::forsaken(context) {
+    if let Some(why) = timeline::forsaken(context).or_else(|| timeline::mistaken(context, running.timeline)) {
         return bootstrap::clone(context, &why);
     }
     if context.diverged(running.timeline, standby.end()) {

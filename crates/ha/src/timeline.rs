@@ -30,6 +30,19 @@
 //! primary, takes it for the latest timeline and does not start. What a reservation would tell beyond that (somebody may
 //! have taken this number) is of use to nobody but the one who took it.
 //!
+//! # Who followed without knowing
+//!
+//! A standby whose agent stands still goes on asking whom it was told to ask. If that node is promoted and dies in silence, the
+//! timeline that nobody knows exists twice, and this standby has no marker. It remembers whom it asked last ([`mistaken`]):
+//!
+//! ```text
+//!   n2: promoted 1 ► 2, silent ──► n1, whose agent sleeps, receives 2
+//!   n3: promoted 1 ► 2, announces
+//!   n1: my 2 came from n2, and n2 never led 2 or a later one ── clone
+//! ```
+//!
+//! Before it has been judged by that, a standby that is started is told to ask nobody new.
+//!
 //! What remains: with a shared WAL archive the history file of the one that died may be there first. PostgreSQL then skips its
 //! number, which is right, and the lines above account for it.
 
@@ -63,6 +76,17 @@ pub(crate) fn forsaken(context: &Context<'_>) -> Option<String> {
 pub(crate) fn unanswered(context: &Context<'_>) -> Option<TimelineId> {
     let timeline = context.initialised()?.was_primary_on?;
     (timeline > context.history().current()).then_some(timeline)
+}
+
+/// Why the newest timeline here is not the cluster's of that number: it came from somebody who never led it, nor a later one.
+pub(crate) fn mistaken(context: &Context<'_>, timeline: TimelineId) -> Option<String> {
+    let from = context.initialised()?.asked.as_deref()?;
+    let history = context.history();
+    let leader = history.leader_of(timeline)?;
+    let led = (timeline.0..=history.current().0).any(|it| history.leader_of(TimelineId(it)) == Some(from));
+    // A name that no member has any more may be the old one of whom we asked.
+    (context.others().any(|(name, _)| name == leader) && !led)
+        .then(|| format!("my timeline {timeline} came from {from}, and the cluster's is {leader}'s"))
 }
 
 /// The timeline that the data directory is on. Right after a promotion the control file still names the parent; the

@@ -20,6 +20,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use quorate_ha::Upstream;
 use quorate_ha::facts::{DataDirectory, Endpoint, SystemId};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -54,7 +55,7 @@ impl Instance {
     /// The data directory is as it was, whatever the error, except for [`Error::File`] on a rename, which names what lies where.
     pub async fn clone_from(
         &self,
-        source: &Endpoint,
+        source: &Upstream,
         slot: Option<&str>,
         expected_system: Option<u64>,
         progress: &(dyn Fn(Progress) + Send + Sync),
@@ -80,7 +81,8 @@ impl Instance {
         let mut args: Vec<OsString> =
             ["--no-password", "-X", "stream", "--checkpoint=fast", "--progress", "-D"].map(Into::into).into();
         args.push((&fresh).into());
-        args.extend(["-h".into(), (&source.host).into(), "-p".into(), source.port.to_string().into()]);
+        let Endpoint { host, port } = &source.endpoint;
+        args.extend(["-h".into(), host.into(), "-p".into(), port.to_string().into()]);
         args.extend(["-U".into(), (&config.replication.username).into()]);
         args.extend(config.basebackup_options.iter().map(Into::into));
         let run = Run { config, program: "pg_basebackup", args, deadline: DEADLINE };

@@ -128,6 +128,7 @@ pub(crate) fn classify(config: &InstanceConfig) -> DataDirectory {
         wal_end: control.wal_end(),
         consistent_from: control.consistent_from(),
         incomplete: control.backup_start_point != Lsn(0) || paths.inside("backup_label").exists(),
+        asked: crate::standby::asked(config),
         standby_signal,
         was_primary_on: paths.marked_primary(control.system_identifier).or(by_control),
         rewind_unfinished: paths.rewinding().exists(),

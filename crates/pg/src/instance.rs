@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quorate_ha::StopMode;
-use quorate_ha::facts::{DataDirectory, Endpoint, Moment, SyncEffective, TimelineId};
+use quorate_ha::facts::{DataDirectory, Moment, SyncEffective, TimelineId};
+use quorate_ha::{StopMode, Upstream};
 use rustix::process::Signal;
 
 use crate::bootstrap;
@@ -155,7 +155,7 @@ impl Instance {
     /// [`Error::StillBusy`] after `pg_ctl_timeout`: it goes on. [`Error::StartFailed`]: it ended, the log's tail tells why.
     pub async fn start_as_standby(
         &self,
-        upstream: Option<&Endpoint>,
+        upstream: Option<&Upstream>,
         slot: Option<&str>,
     ) -> Result<(), Error> {
         self.startable()?;

@@ -17,8 +17,8 @@
 
 use std::time::Duration;
 
-use quorate_ha::StopMode;
-use quorate_ha::facts::{ControlState, Endpoint};
+use quorate_ha::facts::ControlState;
+use quorate_ha::{StopMode, Upstream};
 
 use crate::command::Run;
 use crate::conf;
@@ -44,7 +44,7 @@ impl Instance {
     /// # Errors
     /// [`Error::RewindUnfinished`] now or at every later start: only a clone may follow. An error before `pg_rewind` began to write
     /// (wrong system identifier, source not reachable, unclean and not recoverable) leaves the directory as it was.
-    pub async fn rewind(&self, source: &Endpoint, deadline: Duration) -> Result<Rewound, Error> {
+    pub async fn rewind(&self, source: &Upstream, deadline: Duration) -> Result<Rewound, Error> {
         let config = self.config();
         let paths = Paths(config);
         self.stop(StopMode::Fast).await?;
@@ -62,8 +62,8 @@ impl Instance {
         let user = config.rewind_user();
         let server = format!(
             "host={} port={} user={} dbname=postgres application_name=quorate_rewind connect_timeout=10",
-            value(&source.host),
-            source.port,
+            value(&source.endpoint.host),
+            source.endpoint.port,
             value(&user.username)
         );
         // A dry run first: it finds what would make the real one fail (no connection, other system, missing WAL) without
@@ -75,6 +75,8 @@ impl Instance {
             if output.contains("no rewind required") { Rewound::NotRequired } else { Rewound::Done };
         // The source's files are here now: ours, before it may be started, and as a standby only.
         paths.write_standby_signal()?;
+        // First for who it was, then for nobody.
+        standby::write_upstream(config, Some(source), None)?;
         standby::write_upstream(config, None, None)?;
         crate::sync_names::write(config, crate::sync_names::NOBODY)?;
         conf::write(config, &self.settings())?;

@@ -27,6 +27,7 @@
 
 use std::time::Duration;
 
+use quorate_ha::Upstream;
 use quorate_ha::facts::Endpoint;
 use rustix::process::Signal;
 
@@ -42,15 +43,24 @@ use crate::session::Session;
 /// Between two looks at a receiver that ends.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Writes upstream and slot. True: the file changed.
+/// Whom WAL was asked from last, in a comment: in the same file, so that both change at once.
+const ASKED: &str = "# asked for WAL: ";
+
+/// Writes upstream and slot; who was asked stays when nobody is asked any more. True: the file changed.
 pub(crate) fn write_upstream(
     config: &InstanceConfig,
-    upstream: Option<&Endpoint>,
+    upstream: Option<&Upstream>,
     slot: Option<&str>,
 ) -> Result<bool, Error> {
-    let conninfo = upstream.map(|upstream| conninfo(config, upstream)).unwrap_or_default();
+    let asked = match upstream {
+        Some(upstream) => Some(upstream.name.clone()).filter(|name| !name.contains(char::is_control)),
+        None => asked(config),
+    };
+    let asked = asked.map(|name| format!("{ASKED}{name}\n")).unwrap_or_default();
+    let conninfo = upstream.map(|upstream| conninfo(config, &upstream.endpoint)).unwrap_or_default();
     let slot = if upstream.is_some() { slot.unwrap_or_default() } else { "" };
-    let text = format!("primary_conninfo = {}\nprimary_slot_name = {}\n", quoted(&conninfo), quoted(slot));
+    let text =
+        format!("{asked}primary_conninfo = {}\nprimary_slot_name = {}\n", quoted(&conninfo), quoted(slot));
     let paths = Paths(config);
     Ok(files::replace_if_changed(&paths.inside(STANDBY), text.as_bytes(), 0o600, paths.owner())?)
 }
@@ -58,6 +68,12 @@ pub(crate) fn write_upstream(
 /// What [`write_upstream`] wrote, for an instance that answers no questions yet.
 pub(crate) fn written_upstream(config: &InstanceConfig) -> Option<Endpoint> {
     upstream_in(&std::fs::read_to_string(Paths(config).inside(STANDBY)).ok()?)
+}
+
+/// The member that WAL was asked from last, whether or not it still is.
+pub(crate) fn asked(config: &InstanceConfig) -> Option<String> {
+    let text = std::fs::read_to_string(Paths(config).inside(STANDBY)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(ASKED)).map(str::to_owned)
 }
 
 fn upstream_in(text: &str) -> Option<Endpoint> {
@@ -105,7 +121,7 @@ impl Instance {
     ///
     /// # Errors
     /// The file could not be written.
-    pub async fn follow(&self, upstream: &Endpoint, slot: Option<&str>) -> Result<(), Error> {
+    pub async fn follow(&self, upstream: &Upstream, slot: Option<&str>) -> Result<(), Error> {
         if write_upstream(self.config(), Some(upstream), slot)? {
             self.reload()?;
         }

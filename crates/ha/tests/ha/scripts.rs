@@ -44,6 +44,7 @@ fn data(primary: bool) -> Initialised {
         wal_end: None,
         consistent_from: None,
         incomplete: false,
+        asked: None,
         standby_signal: !primary,
         was_primary_on: primary.then_some(TimelineId(1)),
         rewind_unfinished: false,
@@ -346,6 +347,7 @@ impl Script {
                     let timeline = found.timeline;
                     found.consistent_from = consistent.map(|lsn| Position { timeline, lsn });
                     found.incomplete = words.has("incomplete");
+                    found.asked = words.1.get("asked").map(|name| (*name).to_owned());
                     found.redo = words.lsn("redo")?.unwrap_or(found.redo);
                     found.standby_signal = words.has("standby.signal");
                     found.rewind_unfinished = words.has("half-rewound");

@@ -86,6 +86,8 @@ struct Node {
     /// The lock's create revision that it was promoted or started under.
     epoch: i64,
     upstream: Option<usize>,
+    /// Whom it asked last.
+    asked: Option<usize>,
     /// When its server was started last.
     started: u64,
     /// Records that lie here and are not replayed yet in this life of the server.
@@ -252,6 +254,7 @@ impl World {
             server: Server::Stopped,
             epoch: 0,
             upstream: None,
+            asked: None,
             started: 0,
             unread: 0,
             ghost: None,
@@ -679,6 +682,7 @@ impl World {
                     lsn: Lsn(data.consistent.1 as u64),
                 }),
                 incomplete: data.incomplete() && !data.unsaid,
+                asked: n.asked.map(|asked| NAMES[asked].to_owned()),
                 standby_signal: data.standby_signal,
                 was_primary_on: data.was_primary_on.map(TimelineId),
                 rewind_unfinished: data.half_rewound,
@@ -1117,7 +1121,9 @@ impl World {
             Action::Fence => self.fence(node),
             Action::Follow { upstream, .. } => {
                 self.nodes[node].ghost = None;
-                self.nodes[node].upstream = NAMES.iter().position(|n| *n == upstream.name);
+                let upstream = NAMES.iter().position(|n| *n == upstream.name);
+                self.nodes[node].upstream = upstream;
+                self.nodes[node].asked = upstream;
             }
             Action::StopReceiver => {
                 let upstream = self.nodes[node].upstream.take();
@@ -1271,9 +1277,12 @@ impl World {
                     });
                 }
                 self.nodes[node].upstream = Some(source);
+                self.nodes[node].asked = Some(source);
             }
             Action::StartAsStandby { upstream, .. } => {
-                self.nodes[node].upstream = upstream.as_ref().map(|u| index(&u.name));
+                let upstream = upstream.as_ref().map(|u| index(&u.name));
+                self.nodes[node].upstream = upstream;
+                self.nodes[node].asked = upstream.or(self.nodes[node].asked);
                 self.nodes[node].ghost = None;
                 if self.mutation == Mutation::StreamAfterRestart {
                     let primary = |n: &Node| matches!(n.server, Server::Primary { .. });
@@ -1457,6 +1466,7 @@ impl World {
         n.armed = None;
         n.ghost = None;
         n.upstream = None;
+        n.asked = None;
         let lost = n.data.take();
         if self.mutation == Mutation::EmptyNode {
             n.data = lost.map(|data| Data { wal: Vec::new(), standby_signal: true, ..data });
@@ -1510,8 +1520,8 @@ impl World {
     }
 
     /// Nobody may be promoted while a commit, or a whole timeline, may lie on a disk that is gone, and no program can tell that it does
-    /// not. After a lost disk that is for an operator: who finds the node that has everything, takes later timelines out of
-    /// `/history`, names it in `/sync`, and has the others cloned.
+    /// not. After a lost disk that is for an operator: who finds the node that has everything, takes later timelines, and another of
+    /// the number that it has, out of `/history`, names it in `/sync`, and has the others cloned.
     fn operate(&mut self, from: u64) {
         let asked = self.lost_disk && self.now > from && self.mutation == Mutation::None;
         // What was rewound to the lost disk's timeline and is not consistent has nobody left to become so from.
@@ -1542,7 +1552,11 @@ impl World {
         let revision = self.changed();
         if let Some(history) = &mut self.view.history {
             let mut left = history.value.clone();
-            left.0.retain(|line| line.timeline.0 < newest);
+            let known = [Some(NAMES[at]), self.nodes[at].asked.map(|asked| NAMES[asked])];
+            left.0.retain(|line| {
+                let another = line.timeline.0 + 1 == newest && !known.contains(&line.new_leader.as_deref());
+                line.timeline.0 < newest && !another
+            });
             *history = key(left, revision, None);
         }
         if self.sync_mode {

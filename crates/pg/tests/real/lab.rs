@@ -4,6 +4,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use quorate_ha::Upstream;
 use quorate_ha::facts::{
     Endpoint, InstanceFacts, Moment, PrimaryFacts, Process, Role, Running, StandbyFacts,
 };
@@ -83,9 +84,9 @@ impl Lab {
 
     pub(crate) async fn standby(&mut self, name: &str, of: &Instance) -> Instance {
         let instance = self.instance(name).await;
-        let upstream = &of.config().connect_address;
-        instance.clone_from(upstream, None, None, &|_| {}).await.unwrap();
-        instance.start_as_standby(Some(upstream), None).await.unwrap();
+        let upstream = source(of);
+        instance.clone_from(&upstream, None, None, &|_| {}).await.unwrap();
+        instance.start_as_standby(Some(&upstream), None).await.unwrap();
         instance
     }
 }
@@ -96,6 +97,12 @@ impl Drop for Lab {
             let _ = fence_now(dir, PATIENCE);
         }
     }
+}
+
+/// An instance as an upstream.
+pub(crate) fn source(instance: &Instance) -> Upstream {
+    let config = instance.config();
+    Upstream { name: config.name.clone(), endpoint: config.connect_address.clone() }
 }
 
 /// Small and without fsync: the tests kill processes, not machines.

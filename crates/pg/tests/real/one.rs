@@ -268,7 +268,7 @@ async fn bad_input_gets_one_sentence_and_changes_nothing() {
     let precious = instance.config().data_dir.join("precious.txt");
     std::fs::write(&precious, "mine").unwrap();
     assert!(matches!(instance.data_directory(), DataDirectory::Unreadable { .. }));
-    let upstream = &instance.config().connect_address;
+    let upstream = &source(&instance);
     assert!(matches!(instance.bootstrap(&options()).await, Err(Error::WrongDirectory { .. })));
     assert!(matches!(
         instance.clone_from(upstream, None, None, &|_| {}).await,

@@ -30,7 +30,7 @@ async fn clone_stream_promote_rewind() {
     assert_eq!(new.data_directory(), DataDirectory::CloneInProgress);
     assert!(matches!(new.bootstrap(&options()).await, Err(Error::WrongDirectory { .. })));
     let seen = Mutex::new(Vec::<Progress>::new());
-    let upstream = old.config().connect_address.clone();
+    let upstream = source(&old);
     new.clone_from(&upstream, None, None, &|at| seen.lock().unwrap().push(at)).await.unwrap();
     let last = *seen.lock().unwrap().last().expect("progress is told");
     assert!(
@@ -45,10 +45,10 @@ async fn clone_stream_promote_rewind() {
     let (task, from) = (new.clone(), upstream.clone());
     tokio::spawn(async move { task.start_as_standby(Some(&from), None).await }).await.unwrap().unwrap();
     eventually("the standby streams", async || {
-        as_standby(&new).await.receiver == Receiver::Streaming { from: upstream.clone() }
+        as_standby(&new).await.receiver == Receiver::Streaming { from: upstream.endpoint.clone() }
     })
     .await;
-    assert_eq!(as_standby(&new).await.upstream, Some(upstream.clone()));
+    assert_eq!(as_standby(&new).await.upstream, Some(upstream.endpoint.clone()));
     assert_eq!(running(&new).await.timeline, TimelineId(1));
     eventually("the primary sees it", async || {
         as_primary(&old).await.replicas.iter().any(|replica| {
@@ -71,6 +71,11 @@ async fn clone_stream_promote_rewind() {
     tokio::spawn(async move { task.stop_receiver(wait).await }).await.unwrap().unwrap();
     assert_eq!(as_standby(&new).await.receiver, Receiver::Gone);
     assert_eq!(as_standby(&new).await.upstream, None);
+    let asked = |instance: &quorate_pg::Instance| match instance.data_directory() {
+        DataDirectory::Initialised(found) => found.asked,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(asked(&new).as_deref(), Some("n1"), "whom it asked is not forgotten");
     assert_eq!(pids(&new, "walreceiver"), Vec::<i32>::new());
     run(&new, "SELECT pg_wal_replay_resume()").await;
     // Still so after a restart of the server.
@@ -117,12 +122,13 @@ async fn clone_stream_promote_rewind() {
 
     // The old primary is fenced, with writes that nobody has; it is rewound and follows.
     old.fence(DEADLINE).await.unwrap();
-    let source = new.config().connect_address.clone();
+    let source = source(&new);
     let (task, from) = (old.clone(), source.clone());
     let outcome = tokio::spawn(async move { task.rewind(&from, DEADLINE).await }).await.unwrap().unwrap();
     assert_eq!(outcome, Rewound::Done);
     let DataDirectory::Initialised(on_disk) = old.data_directory() else { panic!() };
     assert!(on_disk.standby_signal && on_disk.was_primary_on.is_none() && !on_disk.rewind_unfinished);
+    assert_eq!(asked(&old).as_deref(), Some("n2"), "of the source's files, ours again");
     old.start_as_standby(Some(&source), None).await.unwrap();
     eventually("the old primary follows on the new timeline", async || {
         let running = running(&old).await;
@@ -140,7 +146,8 @@ async fn clone_stream_promote_rewind() {
     assert_eq!(old.rewind(&source, DEADLINE).await.unwrap(), Rewound::NotRequired);
 
     // A rewind that cannot reach its source leaves the directory good.
-    let nobody = quorate_ha::facts::Endpoint { host: "127.0.0.1".to_owned(), port: free_port() };
+    let endpoint = quorate_ha::facts::Endpoint { host: "127.0.0.1".to_owned(), port: free_port() };
+    let nobody = quorate_ha::Upstream { name: "nobody".to_owned(), endpoint };
     assert!(matches!(old.rewind(&nobody, DEADLINE).await, Err(Error::Command(_))));
     let DataDirectory::Initialised(on_disk) = old.data_directory() else { panic!() };
     assert!(!on_disk.rewind_unfinished);
@@ -306,31 +313,31 @@ async fn a_copy_whose_source_is_replaced_cannot_be_completed() {
     let Some(mut lab) = lab() else { return };
     let first = lab.primary("first").await;
     run(&first, "CREATE TABLE t AS SELECT n FROM generate_series(1, 100) n").await;
-    let source = lab.standby("source", &first).await;
+    let old = lab.standby("source", &first).await;
     let heir = lab.standby("heir", &first).await;
     // A checkpoint that all have in common, later than those that the clones began with.
     first.checkpoint(DEADLINE).await.unwrap();
     let written = as_primary(&first).await.written;
     eventually("both have it", async || {
-        as_standby(&source).await.end() >= written && as_standby(&heir).await.end() >= written
+        as_standby(&old).await.end() >= written && as_standby(&heir).await.end() >= written
     })
     .await;
-    source.stop_receiver(DEADLINE).await.unwrap();
-    source.set_sync_names("", DEADLINE).await.unwrap();
-    source.promote(TimelineId(2), &BTreeSet::new(), permitted()).await.unwrap();
-    source.checkpoint(DEADLINE).await.unwrap();
-    let address = source.config().connect_address.clone();
+    old.stop_receiver(DEADLINE).await.unwrap();
+    old.set_sync_names("", DEADLINE).await.unwrap();
+    old.promote(TimelineId(2), &BTreeSet::new(), permitted()).await.unwrap();
+    old.checkpoint(DEADLINE).await.unwrap();
+    let address = source(&old);
     heir.stop_receiver(DEADLINE).await.unwrap();
     heir.follow(&address, None).await.unwrap();
-    run(&source, "SELECT pg_switch_wal()").await;
-    run(&source, "INSERT INTO t SELECT n FROM generate_series(101, 200) n").await;
-    let segment = value(&source, "SELECT pg_walfile_name(pg_current_wal_lsn())").await;
+    run(&old, "SELECT pg_switch_wal()").await;
+    run(&old, "INSERT INTO t SELECT n FROM generate_series(101, 200) n").await;
+    let segment = value(&old, "SELECT pg_walfile_name(pg_current_wal_lsn())").await;
     let count = "SELECT count(*)::text FROM t";
     eventually("the heir follows", async || value(&heir, count).await == "200").await;
 
     // The source writes what the heir does not get, and the first primary, which went on for itself, is rewound to that.
     heir.stop_receiver(DEADLINE).await.unwrap();
-    run(&source, "INSERT INTO t SELECT n FROM generate_series(201, 300) n").await;
+    run(&old, "INSERT INTO t SELECT n FROM generate_series(201, 300) n").await;
     run(&first, "INSERT INTO t SELECT n FROM generate_series(901, 1000) n").await;
     first.fence(DEADLINE).await.unwrap();
     assert_eq!(first.rewind(&address, DEADLINE).await.unwrap(), Rewound::Done);
@@ -351,15 +358,15 @@ async fn a_copy_whose_source_is_replaced_cannot_be_completed() {
     assert!(copy(&twin).0);
     twin.start_as_standby(Some(&address), None).await.unwrap();
     assert!(!copy(&twin).0 && copy(&twin).1.is_some_and(|at| at.timeline == TimelineId(2)));
-    assert_eq!(copy(&source), (false, None));
+    assert_eq!(copy(&old), (false, None));
 
-    source.fence(DEADLINE).await.unwrap();
+    old.fence(DEADLINE).await.unwrap();
     heir.promote(TimelineId(3), &BTreeSet::new(), permitted()).await.unwrap();
     heir.checkpoint(DEADLINE).await.unwrap();
     let left = as_primary(&heir).await.forked.pop().expect("the end of timeline 2");
     assert!(left.parent == needed.timeline && left.at < needed.lsn, "{left:?} and {needed:?}");
 
-    let address = heir.config().connect_address.clone();
+    let address = source(&heir);
     let started = first.start_as_standby(Some(&address), None).await;
     let Err(Error::StartFailed { log_tail, .. }) = started else { panic!("{started:?}") };
     assert!(log_tail.contains("before reaching minimum recovery point"), "{log_tail}");
