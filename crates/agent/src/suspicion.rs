@@ -1,8 +1,8 @@
 //! Evidence that the primary's node is gone, gathered while this node follows it.
 //!
 //! The loop sleeps for up to `loop_wait`; a take-over by quorum is to begin a third of a second after a node was killed. So a
-//! task of its own asks the store's leader ten times a second for how long it has not heard the holder's voter (a small
-//! message to the leader, a look into memory on the leader itself), tries the holder's ports when that is long enough to
+//! task of its own asks the store's leader ten times a second, and at the moment when it begins to matter, for how long it has
+//! not heard the holder's voter (a small message to the leader, a look into memory on the leader itself), tries the holder's ports when that is long enough to
 //! matter, and wakes the loop when there is something to judge. It judges nothing: `ha::takeover` does.
 //!
 //! What was found is used while it is fresh. A store without a leader answers nothing, and then nobody is suspected.
@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 
 use crate::shared::Shared;
 
-/// Between two questions.
-const ASK: Duration = Duration::from_millis(100);
+/// Between two questions, at most and at least.
+const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(10));
 /// How long an answer may take, and a connection attempt, on a local network; by how many round trips elsewhere.
 pub(crate) const PATIENCE: (Duration, u32) = (Duration::from_millis(150), 1);
 /// What was found is forgotten after this: a question or two.
@@ -71,8 +71,10 @@ impl Evidence {
 
 /// Looks for as long as the agent lives.
 pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut nap = ASK.0;
     loop {
-        tokio::time::sleep(ASK).await;
+        tokio::time::sleep(nap).await;
+        nap = ASK.0;
         let watched = shared.evidence.watched.lock().clone();
         let Some(watched) = watched else {
             *shared.evidence.found.lock() = None;
@@ -86,7 +88,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         if refuses || silence >= watched.limit {
             shared.wake.notify_one();
         }
+        nap = until_next(silence, watched.limit);
     }
+}
+
+/// Until the next question: a silence that goes on is asked for when it has come to where it matters, not up to [`ASK`] later.
+fn until_next(silence: Duration, limit: Duration) -> Duration {
+    let matters = [REFUSED, limit].into_iter().filter(|at| *at > silence).min();
+    matters.map_or(ASK.0, |at| (at - silence).clamp(ASK.1, ASK.0))
 }
 
 /// Nobody listens on either port of the node: its machine is there, and both processes are not.
@@ -108,4 +117,20 @@ async fn refuses(shared: &Shared, watched: &Watched) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_asked_when_the_answer_begins_to_matter() {
+        let ms = Duration::from_millis;
+        let limit = ms(3_000);
+        assert_eq!(until_next(ms(0), limit), ASK.0);
+        assert_eq!(until_next(REFUSED - ms(40), limit), ms(40), "ports are tried from then on");
+        assert_eq!(until_next(ms(2_930), limit), ms(70));
+        assert_eq!(until_next(ms(2_999), limit), ASK.1, "not a question after the other");
+        assert_eq!(until_next(ms(3_000), limit), ASK.0, "the loop is awake");
+    }
 }
