@@ -136,9 +136,13 @@ pub(crate) async fn run(at: usize, config: Config, shared: Rc<Shared>) -> turmoi
     let node = match Node::start(config).await {
         Ok(node) => node,
         Err(error) => {
-            let cause =
-                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            let sentence = format!("{error}{cause}").replace(&place, "its directory");
+            let mut sentence = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(deeper) = cause {
+                sentence = format!("{sentence}: {deeper}");
+                cause = deeper.source();
+            }
+            let sentence = sentence.replace(&place, "its directory");
             shared.note(&format!("m{at} does not start: {sentence}"));
             shared.ended.lock().push_back((at, Ended::NotStarted(sentence)));
             return std::future::pending().await;

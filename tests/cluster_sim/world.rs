@@ -80,6 +80,8 @@ struct World<'s> {
     lost: Option<usize>,
     /// Whose log has rotted and must not be served from.
     rotten: Option<usize>,
+    /// Of those that crashed: file and offset of the newest group in what their disks kept.
+    newest_groups: BTreeMap<usize, Option<(PathBuf, u64)>>,
     /// Ids whose disk is gone.
     gone: BTreeSet<u64>,
     /// Since when a member runs whose log has met a fault of the disk.
@@ -148,6 +150,7 @@ pub(crate) fn run(seed: u64, print: bool) -> Report {
         learners: BTreeSet::new(),
         lost: None,
         rotten: None,
+        newest_groups: BTreeMap::new(),
         gone: BTreeSet::new(),
         deaf: BTreeMap::new(),
         unresolved: false,
@@ -306,6 +309,8 @@ impl World<'_> {
         let dir = self.dir(at);
         if dir.is_dir() {
             disk::keep(&dir).expect("a copy of the directory");
+            // In the copy: what is closed in order gets another group.
+            self.newest_groups.insert(at, faulty::last_group(&self.log(at)));
             let unsynced = faulty::take_unsynced(&self.log(at));
             if tail != Tail::Clean {
                 disk::forget(&dir, &unsynced).expect("the copy is there");
@@ -437,8 +442,8 @@ impl World<'_> {
         }
         self.crash(at, Some(Tail::Clean));
         let dir = self.dir(at);
-        let flipped = disk::rot(&dir, faulty::last_group(&self.log(at)), &mut self.random)
-            .expect("the files are there");
+        let newest = self.newest_groups.get(&at).cloned().flatten();
+        let flipped = disk::rot(&dir, newest, &mut self.random).expect("the files are there");
         if let Some((path, place)) = flipped {
             self.lost = Some(at);
             // Of snapshots an older one may do; a log is read whole.

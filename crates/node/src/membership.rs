@@ -158,17 +158,17 @@ pub(crate) async fn find_place(
         let mut formed: Option<message::Formed> = None;
         let mut everybody = Vec::new();
         let mut known_by_all = true;
+        // Fresh, with another list. Of a cluster that is to be formed somebody has the wrong one; beside one that was formed it may be
+        // a founder that has lost its disk, with the list of that day.
+        let mut strangers = Vec::new();
         for (id, node, answer) in answers {
             match answer.map(|answer| answer.state) {
                 Ok(Some(State::Fresh(fresh))) => {
-                    if fresh.cluster != standing.cluster || fresh.id != id {
-                        return Err(StartError::plain(format!(
-                            "the member at {} was started with another initial cluster than this one; give all members the \
-                             same list",
-                            node.url
-                        )));
+                    if fresh.cluster == standing.cluster && fresh.id == id {
+                        founders.insert(id, fresh.nonce);
+                    } else {
+                        strangers.push(node.url.clone());
                     }
-                    founders.insert(id, fresh.nonce);
                 }
                 Ok(Some(State::Formed(theirs))) => {
                     let ours = theirs.founders.iter().find(|founder| founder.id == standing.id);
@@ -190,6 +190,12 @@ pub(crate) async fn find_place(
                 Ok(None) | Err(AskError::Unreachable(_) | AskError::Lost(_)) => silent.push(node.url.clone()),
             }
         }
+        if let (Some(url), None, true) = (strangers.first(), &formed, config.new_cluster) {
+            return Err(StartError::plain(format!(
+                "the member at {url} was started with another initial cluster than this one; give all members the same list"
+            )));
+        }
+        silent.extend(strangers);
         let place = match formed {
             // Somebody formed the cluster without this disk: whoever else is silent cannot change that.
             Some(formed) if !known_by_all => {
