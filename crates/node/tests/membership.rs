@@ -114,6 +114,35 @@ async fn a_cluster_of_one_grows_to_three_without_a_pause_and_shrinks_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_added_waits_beside_a_founder_that_lost_its_disk() {
+    let mut cluster = Cluster::start(3).await;
+    insist(&cluster.handle(0), put("k", "1")).await;
+    let fourth = plan_another(&mut cluster);
+    let id = add(&cluster, 0, fourth, false).await.expect("a fourth member").id;
+
+    // A founder with an empty disk, and with the list of its day, is all that the fourth one meets.
+    for n in 0..3 {
+        cluster.stop(n).await;
+    }
+    std::fs::remove_dir_all(cluster.data_dir(0)).expect("its directory");
+    let lost = tokio::spawn(Node::start(cluster.configs[0].clone()));
+    let added = tokio::spawn(Node::start(cluster.configs[fourth].clone()));
+    // There is no event to wait for when nothing happens.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!lost.is_finished() && !added.is_finished(), "both wait for somebody who knows");
+
+    let (second, third) =
+        tokio::join!(Node::start(cluster.configs[1].clone()), Node::start(cluster.configs[2].clone()));
+    cluster.nodes[1] = Some(second.expect("the second starts"));
+    cluster.nodes[2] = Some(third.expect("the third starts"));
+    cluster.nodes[fourth] = Some(added.await.expect("no panic").expect("it is taken in"));
+    cluster.nodes[0] = Some(lost.await.expect("no panic").expect("it is replaced"));
+    assert_eq!(cluster.handle(fourth).header().member_id, id);
+    assert_eq!(get(&cluster.handle(fourth), "k", true).await.as_deref(), Some("1"));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_is_promoted_when_it_is_in_sync_and_not_before() {
     let mut cluster = Cluster::start(3).await;
     let handle = cluster.handle(0);
