@@ -322,12 +322,13 @@ async fn a_copy_whose_source_is_replaced_cannot_be_completed() {
         as_standby(&old).await.end() >= written && as_standby(&heir).await.end() >= written
     })
     .await;
+    // The heir first: the first primary writes of its own accord now and then, and who has that is beyond the fork.
+    heir.stop_receiver(DEADLINE).await.unwrap();
     old.stop_receiver(DEADLINE).await.unwrap();
     old.set_sync_names("", DEADLINE).await.unwrap();
     old.promote(TimelineId(2), &BTreeSet::new(), permitted()).await.unwrap();
     old.checkpoint(DEADLINE).await.unwrap();
     let address = source(&old);
-    heir.stop_receiver(DEADLINE).await.unwrap();
     heir.follow(&address, None).await.unwrap();
     run(&old, "SELECT pg_switch_wal()").await;
     run(&old, "INSERT INTO t SELECT n FROM generate_series(101, 200) n").await;
