@@ -2,8 +2,9 @@
 //!
 //! The loop sleeps for up to `loop_wait`; a take-over by quorum is to begin a third of a second after a node was killed. So a
 //! task of its own asks the store's leader ten times a second, and at the moment when it begins to matter, for how long it has
-//! not heard the holder's voter (a small message to the leader, a look into memory on the leader itself), tries the holder's ports when that is long enough to
-//! matter, and wakes the loop when there is something to judge. It judges nothing: `ha::takeover` does.
+//! not heard the holder's voter (a small message to the leader, a look into memory on the leader itself), tries the holder's
+//! ports when that is long enough to matter, and wakes the loop when there is something to judge. It judges nothing:
+//! `ha::takeover` does.
 //!
 //! What was found is used while it is fresh. A store without a leader answers nothing, and then nobody is suspected.
 

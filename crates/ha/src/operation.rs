@@ -104,10 +104,8 @@ pub(crate) fn starting(
             let needy =
                 context.now.since(since) >= context.policy.ttl || data.is_some_and(|data| data.incomplete);
             let may_follow = timeline::usurped(context).is_none() && timeline::unanswered(context).is_none();
-            let asked = data.and_then(|data| data.asked.as_deref());
             let wanted = context.announced().filter(|wanted| upstream != Some(&wanted.endpoint));
-            let wanted = wanted.filter(|it| needy || asked.is_none_or(|asked| asked == it.name));
-            match wanted.filter(|_| may_follow) {
+            match wanted.filter(|it| may_follow && (needy || timeline::may_be_asked(context, it))) {
                 Some(upstream) => {
                     context.first(Action::Follow { upstream, slot: context.slot() }, reason).within(SOON * 4)
                 }

@@ -186,10 +186,8 @@ fn start(context: &Context<'_>, reason: &str) -> Decision {
     {
         return context.idle(Vec::new(), format!("failed to start PostgreSQL: {why}"));
     }
-    // Whoever is new is asked once it runs, and its timeline is known (`timeline::mistaken`). Of a former primary it is known.
-    let standby = context.initialised().filter(|data| data.was_primary_on.is_none());
-    let asked = standby.and_then(|data| data.asked.as_deref());
-    let upstream = context.announced().filter(|upstream| asked.is_none_or(|asked| asked == upstream.name));
+    // Whoever is new is asked once it runs, and its timeline is known (`timeline::mistaken`).
+    let upstream = context.announced().filter(|upstream| timeline::may_be_asked(context, upstream));
     let slot = upstream.as_ref().and_then(|_| context.slot());
     context.idle(vec![Action::StartAsStandby { upstream, slot }], reason).within(SOON * 4)
 }

@@ -46,6 +46,7 @@
 //! What remains: with a shared WAL archive the history file of the one that died may be there first. PostgreSQL then skips its
 //! number, which is right, and the lines above account for it.
 
+use crate::action::Upstream;
 use crate::context::Context;
 use crate::facts::{Initialised, TimelineId};
 
@@ -87,6 +88,13 @@ pub(crate) fn mistaken(context: &Context<'_>, timeline: TimelineId) -> Option<St
     // A name that no member has any more may be the old one of whom we asked.
     (context.others().any(|(name, _)| name == leader) && !led)
         .then(|| format!("my timeline {timeline} came from {from}, and the cluster's is {leader}'s"))
+}
+
+/// May this one be asked for WAL before the timeline here is known? Whoever was asked last may go on; of a former primary the timelines
+/// are its own, and its marker judges them.
+pub(crate) fn may_be_asked(context: &Context<'_>, upstream: &Upstream) -> bool {
+    let standby = context.initialised().filter(|data| data.was_primary_on.is_none());
+    standby.and_then(|data| data.asked.as_deref()).is_none_or(|asked| asked == upstream.name)
 }
 
 /// The timeline that the data directory is on. Right after a promotion the control file still names the parent; the
