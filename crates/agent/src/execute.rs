@@ -357,7 +357,13 @@ impl Execution<'_> {
                     Ok(instance.bootstrap(&options).await?)
                 })
             }
-            Action::Clone { from, slot } => self.clone_from(&from, slot),
+            Action::Clone { from, slot } => {
+                // It waits for PostgreSQL to answer, and what lies there never will: `quorate_ha::rejoin`.
+                if self.slot.running() == Some(quorate_ha::OperationKind::StartAsStandby) {
+                    self.slot.abort().await;
+                }
+                self.clone_from(&from, slot)
+            }
             Action::Rewind { from } => {
                 let (instance, settings) = self.operands();
                 let shared = Arc::clone(self.shared);

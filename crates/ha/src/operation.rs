@@ -1,4 +1,7 @@
 //! While something long is under way: the lock is renewed, and nothing else is begun.
+//!
+//! A start as a standby is over, for this, as soon as PostgreSQL runs: it is told whom to ask, and what can never start is cloned
+//! instead, which ends the wait.
 
 use crate::action::{Action, Decision};
 use crate::bootstrap;
@@ -23,6 +26,12 @@ fn may_write(context: &Context<'_>, kind: OperationKind) -> bool {
 }
 
 pub(crate) fn decide(context: &Context<'_>, kind: OperationKind, started: Moment) -> Decision {
+    // The rest is PostgreSQL's: it may take its whole pg_ctl_timeout, and need somebody who was not there when it was begun.
+    if let (OperationKind::StartAsStandby, Process::Starting { since, as_standby: true, upstream }) =
+        (kind, &context.o.instance.process)
+    {
+        return starting(context, *since, true, upstream.as_ref());
+    }
     let writes = may_write(context, kind);
     match context.holding {
         Holding::Mine { .. } => {
@@ -66,7 +75,7 @@ fn going_on(context: &Context<'_>, kind: OperationKind) -> String {
     format!("{lock} {kind}")
 }
 
-/// PostgreSQL starts, and not by an operation of this agent (it was restarted meanwhile, or somebody else started it).
+/// PostgreSQL starts: as a standby, or not by an operation of this agent (it was restarted meanwhile, or somebody else started it).
 pub(crate) fn starting(
     context: &Context<'_>,
     since: Moment,

@@ -20,6 +20,8 @@ use crate::scripts::{key, policy};
 const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 const STEP: u64 = 20;
 const TTL: u64 = 5_000;
+/// How long a start waits until PostgreSQL answers: operators raise it, and nothing may depend on it.
+const PG_CTL_TIMEOUT: u64 = 600_000;
 /// Schedules within which a broken rule has to be noticed. Some need a pause between two certain actions.
 const NOTICED_WITHIN: u64 = 6_000;
 
@@ -103,6 +105,8 @@ struct Node {
     due: Option<(u64, Decision)>,
     operation: OperationFacts,
     ends: Option<(u64, Action)>,
+    /// A start whose PostgreSQL runs and is not consistent yet: how long it is waited for.
+    waits: Option<u64>,
     member_lease: Option<LeaseFacts>,
     primary_lease: Option<LeaseFacts>,
     armed: Option<u64>,
@@ -265,6 +269,7 @@ impl World {
             due: None,
             operation: OperationFacts::Idle,
             ends: None,
+            waits: None,
             member_lease: None,
             primary_lease: None,
             armed: None,
@@ -492,7 +497,7 @@ impl World {
                     let outcome = Outcome::Failed { why: "it panicked".to_owned() };
                     let kind = OperationKind::StartAsStandby;
                     self.nodes[node].operation = OperationFacts::Finished { kind, at: at(self.now), outcome };
-                    self.nodes[node].ends = None;
+                    (self.nodes[node].ends, self.nodes[node].waits) = (None, None);
                     self.nodes[node].next_tick = self.now;
                     continue;
                 }
@@ -743,6 +748,7 @@ impl World {
             let (_, action) = self.nodes[node].ends.take().unwrap();
             self.finish(node, &action);
         }
+        self.wait_for_start(node);
         if self.nodes[node].due.as_ref().is_some_and(|(at, _)| *at <= self.now) {
             let (_, mut decision) = self.nodes[node].due.take().unwrap();
             let mut actions = std::mem::take(&mut decision.actions).into_iter();
@@ -831,7 +837,7 @@ impl World {
         }
         self.kill(node);
         let n = &mut self.nodes[node];
-        if n.ends.take().is_some() {
+        if n.ends.take().is_some() || n.waits.take().is_some() {
             n.operation = match &n.operation {
                 OperationFacts::Running { kind, .. } => OperationFacts::Finished {
                     kind: *kind,
@@ -849,7 +855,8 @@ impl World {
     }
 
     fn begin(&mut self, node: usize, action: Action, longest: u64) -> Result<(), &'static str> {
-        if self.nodes[node].ends.is_some() {
+        let started = matches!(action, Action::Clone { .. }) && self.nodes[node].waits.take().is_some();
+        if matches!(self.nodes[node].operation, OperationFacts::Running { .. }) && !started {
             return Err("the slot is taken");
         }
         if let Action::Promote { guard, .. } | Action::StartAsPrimary { guard, .. } = &action
@@ -1199,6 +1206,11 @@ impl World {
         let done = self.complete(node, action);
         let kind = action.operation().expect("a long one");
         self.note(node, format!("{kind}: {done:?}"));
+        let incomplete = self.nodes[node].data.as_ref().is_some_and(Data::incomplete);
+        if matches!(action, Action::StartAsStandby { .. }) && done.is_ok() && incomplete {
+            self.nodes[node].waits = Some(self.now + PG_CTL_TIMEOUT);
+            return;
+        }
         let outcome = match done {
             Ok(()) => Outcome::Succeeded,
             Err(why) => Outcome::Failed { why: why.to_owned() },
@@ -1212,6 +1224,22 @@ impl World {
         }
         self.nodes[node].operation = OperationFacts::Finished { kind, at: at(self.now), outcome };
         self.nodes[node].next_tick = self.now;
+    }
+
+    /// The operation ends when PostgreSQL answers, and that is when it is consistent.
+    fn wait_for_start(&mut self, node: usize) {
+        let Some(until) = self.nodes[node].waits else { return };
+        let outcome = match (&self.nodes[node].server, &self.nodes[node].data) {
+            (Server::Standby, Some(data)) if !data.incomplete() => Outcome::Succeeded,
+            (Server::Standby, Some(_)) if self.now < until => return,
+            (Server::Standby, Some(_)) => Outcome::Failed { why: "it is still starting".to_owned() },
+            (_, _) => Outcome::Failed { why: "it ended".to_owned() },
+        };
+        let n = &mut self.nodes[node];
+        n.waits = None;
+        n.operation =
+            OperationFacts::Finished { kind: OperationKind::StartAsStandby, at: at(self.now), outcome };
+        n.next_tick = self.now;
     }
 
     fn complete(&mut self, node: usize, action: &Action) -> Result<(), &'static str> {
@@ -1360,7 +1388,7 @@ impl World {
         let revision = self.revision;
         let n = &mut self.nodes[node];
         n.due = None;
-        n.ends = None;
+        (n.ends, n.waits) = (None, None);
         n.operation = OperationFacts::Idle;
         n.member_lease = None;
         n.primary_lease = None;
