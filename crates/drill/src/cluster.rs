@@ -519,16 +519,30 @@ impl Cluster {
         None
     }
 
-    /// Whether the cluster is at rest: one leader, everybody else streams on its timeline, and in a synchronous mode
-    /// somebody is the synchronous standby.
+    /// Whether the cluster is at rest, and every living node says so of the same leader: one that stood still tells at first what it saw
+    /// before.
     pub async fn whole(&self) -> bool {
-        let Some(view) = self.view().await else { return false };
-        let Some(leader) = view.members.iter().find(|member| member.role == "leader") else { return false };
+        let mut leaders = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
+            let Ok(view) = rest::cluster(node.rest()).await else { return false };
+            match self.leader_at_rest(&view) {
+                Some(leader) => leaders.push((leader.name.clone(), leader.timeline)),
+                None => return false,
+            }
+        }
+        leaders.dedup();
+        leaders.len() == 1
+    }
+
+    /// The one leader, if everybody else streams on its timeline, and in a synchronous mode somebody is the synchronous standby.
+    fn leader_at_rest<'a>(&self, view: &'a rest::ClusterView) -> Option<&'a rest::Member> {
+        let leader = view.members.iter().find(|member| member.role == "leader")?;
         let standbys: Vec<_> = view.members.iter().filter(|member| member.name != leader.name).collect();
-        leader.state == "running"
+        let rests = leader.state == "running"
             && standbys.len() + 1 == self.nodes.len()
             && standbys.iter().all(|s| s.state == "streaming" && s.timeline == leader.timeline)
-            && (!self.synchronous() || standbys.iter().any(|s| confirms(&s.role)))
+            && (!self.synchronous() || standbys.iter().any(|s| confirms(&s.role)));
+        rests.then_some(leader)
     }
 
     /// Whether the node's PostgreSQL answers and is not a standby: whoever connects may write there. None: it did not say in time,
