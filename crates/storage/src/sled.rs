@@ -69,7 +69,8 @@ pub const CACHE_BYTES: u64 = 8 << 20;
 /// Larger blocks are split into pieces of this size: sled's own limit is a quarter of its 512 KiB segment.
 pub const CHUNK_BYTES: usize = 96 << 10;
 const MARK: &str = "MARK";
-const MARK_VERSION: &str = "quorate-engine 2";
+/// Raised also when databases of before may be wrong: 2 could serve a dead pair after a kill in the middle of a flush ([`store`]).
+const MARK_VERSION: &str = "quorate-engine 3";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What [`SledEngine::open`] found.

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_state::{Batch, Direction, Op, View};
 use quorate_storage::{Engine, Opened, SledEngine};
 
 const DIR: &str = "QUORATE_ENGINE_KILL_DIR";
-const ROUNDS: u32 = 6;
+const ROUNDS: u32 = 16;
 /// Enough of them that a table is full after a few dozen batches, and their blocks are many.
 const KEYS: u64 = 20_000;
 const PER_BATCH: u64 = 200;
@@ -60,12 +61,26 @@ fn number(found: &Bytes) -> u64 {
     std::str::from_utf8(found).unwrap().parse().unwrap()
 }
 
+/// Whether the file lies there that says what a flush does.
+fn flush_under_way(dir: &Path) -> bool {
+    let generations = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    generations.filter(|path| path.is_dir()).any(|path| path.join("REDO").exists())
+}
+
+fn wait_for_flush(dir: &Path) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !flush_under_way(dir) {
+        assert!(Instant::now() < until, "no flush begins");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
 #[test]
 fn what_is_found_after_a_kill_is_one_moment() {
     let dir = tempfile::tempdir().unwrap();
     let mut random = fastrand::Rng::with_seed(3);
     let mut model: BTreeMap<Bytes, Bytes> = BTreeMap::new();
-    let mut known = 0;
+    let (mut known, mut in_a_flush) = (0, 0);
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
@@ -74,11 +89,19 @@ fn what_is_found_after_a_kill_is_one_moment() {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let written = lines.filter(|line| line.starts_with("batch ")).take(random.usize(1..200)).count();
+        // Held until it is dead: a child that nobody reads ends in good order, by a broken pipe.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let written =
+            lines.by_ref().filter(|line| line.starts_with("batch ")).take(random.usize(1..200)).count();
         assert!(written > 0, "the child ended by itself");
+        if round % 4 > 0 {
+            wait_for_flush(dir.path());
+            std::thread::sleep(Duration::from_micros(random.u64(0..20_000)));
+        }
         child.kill().unwrap();
         child.wait().unwrap();
+        drop(lines);
+        in_a_flush += u32::from(flush_under_way(dir.path()));
 
         let engine = match SledEngine::open(dir.path()).unwrap() {
             Opened::Reused(engine) => engine,
@@ -100,4 +123,5 @@ fn what_is_found_after_a_kill_is_one_moment() {
         assert!(pairs == model, "round {round}: not what batch {found} left");
     }
     assert!(known > 60, "hardly anything was flushed: {known} batches");
+    assert!(in_a_flush > 2, "killed in the middle of {in_a_flush} flushes");
 }

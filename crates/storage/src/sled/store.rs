@@ -8,6 +8,13 @@
 //! that is the whole index. Blocks are split, never joined; one that becomes empty is removed. While one is split its right
 //! parts are written first: a reader that goes forward may see a pair twice, never miss one, and [`Blocks`] skips what it has
 //! handed out; one that goes backward looks again ([`Store::last_block`]).
+//!
+//! ```text
+//!   K [a b c d e]                 U        the process is killed when the right parts are written and the left one is not:
+//!   K [a b c d e]  R1 [c d]  R2 [e]  U     c, d and e of K are dead, for ever: R1 and R2 may change, K need not be touched again
+//! ```
+//!
+//! So nobody believes a pair of a block at or beyond the key of the next one.
 
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,6 +52,9 @@ pub(super) struct Store {
     next_split: AtomicU64,
     /// How often a block was cut into several. See [`Store::last_block`].
     cuts: AtomicU64,
+    /// So many blocks are written, and then the process "is killed".
+    #[cfg(test)]
+    pub(super) left: AtomicU64,
 }
 
 /// A block, as sled holds it or put together from its pieces.
@@ -103,6 +113,8 @@ impl Store {
             split: AtomicBool::new(split),
             next_split: AtomicU64::new(seed),
             cuts: AtomicU64::new(0),
+            #[cfg(test)]
+            left: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -141,6 +153,10 @@ impl Store {
 
     /// Puts a block in place of what was under its key.
     fn put(&self, key: &[u8], block: &[u8]) -> Result<(), sled::Error> {
+        #[cfg(test)]
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err(sled::Error::Unsupported("broken off".into()));
+        }
         let stored = prefixed(DATA, key);
         let old = self.pieces(&stored)?;
         if block.len() <= CHUNK_BYTES {
@@ -251,6 +267,7 @@ impl Store {
             before: None,
             pairs: Vec::new().into_iter(),
             last: None,
+            ahead: None,
             done: !end.is_empty() && start >= end,
         }
     }
@@ -265,10 +282,14 @@ impl Store {
         while let Some((first, _)) = changes.peek() {
             let found = self.block_of(first)?;
             let upper = self.after(found.as_ref().map_or(first, |(key, _)| key))?;
+            let belongs = |key: &[u8]| upper.as_ref().is_none_or(|upper| key < &upper[..]);
             let mut builder = Builder::default();
             if let Some((_, block)) = &found {
                 let mut pairs = block::Pairs::new(block.as_ref());
                 while let Some(value) = pairs.next()? {
+                    if !belongs(pairs.key()) {
+                        break;
+                    }
                     while let Some((key, change)) = changes.next_if(|(key, _)| &key[..] < pairs.key()) {
                         if let Some(value) = change {
                             builder.push(key, value);
@@ -281,9 +302,7 @@ impl Store {
                     }
                 }
             }
-            while let Some((key, change)) =
-                changes.next_if(|(key, _)| upper.as_ref().is_none_or(|upper| *key < upper))
-            {
+            while let Some((key, change)) = changes.next_if(|(key, _)| belongs(key)) {
                 if let Some(value) = change {
                     builder.push(key, value);
                 }
@@ -347,8 +366,10 @@ pub(super) struct Blocks {
     direction: Direction,
     /// Forward; None before the first block was looked for.
     blocks: Option<sled::Iter>,
+    /// Forward: the block after the one that was read last.
+    ahead: Option<(Bytes, Block)>,
     /// Backward: the block that was read last.
-    before: Option<Vec<u8>>,
+    before: Option<Bytes>,
     pairs: std::vec::IntoIter<(Bytes, Bytes)>,
     /// Handed out last.
     last: Option<Bytes>,
@@ -358,52 +379,65 @@ pub(super) struct Blocks {
 impl Blocks {
     /// The next block's pairs. None: that was all.
     fn next_block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
-        use Bound::{Excluded, Included};
-        let end = if self.end.is_empty() { vec![DATA + 1] } else { prefixed(DATA, &self.end) };
-        let (key, block) = match (&mut self.blocks, self.direction) {
-            (None, Direction::Forward) => {
+        match self.direction {
+            Direction::Forward => self.forward(),
+            Direction::Backward => self.backward(),
+        }
+    }
+
+    fn forward(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
+        let block = match self.blocks {
+            Some(_) => self.ahead.take(),
+            None => {
                 let first = self.store.block_of(&self.start)?;
-                let from = match &first {
-                    Some((key, _)) => Excluded(prefixed(DATA, key)),
-                    None => Included(prefixed(DATA, &self.start)),
-                };
-                if matches!(&from, Excluded(from) | Included(from) if *from >= end) {
-                    self.done = true;
-                }
-                if !self.done {
-                    self.blocks = Some(self.store.db.range::<Vec<u8>, _>((from, Excluded(end))));
-                }
+                let from =
+                    first.as_ref().map_or(Bound::Included(&self.start), |(key, _)| Bound::Excluded(key));
+                self.blocks = Some(self.from(from));
                 match first {
-                    Some(first) => first,
-                    None => return Ok((!self.done).then(Vec::new)),
-                }
-            }
-            (_, Direction::Backward) => {
-                let upper = self.before.take().unwrap_or(end);
-                let Some((key, block)) = self.store.last_block(Excluded(upper))? else { return Ok(None) };
-                self.before = Some(prefixed(DATA, &key));
-                (key, block)
-            }
-            (Some(blocks), Direction::Forward) => {
-                let Some((stored, raw)) = blocks.next().transpose()? else { return Ok(None) };
-                let key = Bytes::copy_from_slice(&stored[1..]);
-                match self.store.block(&key, raw)? {
-                    Some(block) => (key, block),
-                    None => {
-                        // sled goes on from a page as it was; from here on as it is.
-                        let from = Included(prefixed(DATA, &key));
-                        self.blocks = Some(self.store.db.range::<Vec<u8>, _>((from, Excluded(end))));
-                        return Ok(Some(Vec::new()));
-                    }
+                    Some(first) => Some(first),
+                    None => self.read()?,
                 }
             }
         };
-        let mut pairs = block::within(block.as_ref(), &self.start, &self.end)?;
-        if self.direction == Direction::Backward {
-            pairs.reverse();
-            // It is the block that the start is in.
-            self.done |= key <= self.start;
+        let Some((_, block)) = block else { return Ok(None) };
+        self.ahead = self.read()?;
+        let end = self.ahead.as_ref().map_or(&self.end, |(next, _)| next);
+        Ok(Some(block::within(block.as_ref(), &self.start, end)?))
+    }
+
+    /// The blocks from a key on, up to the end, which is beyond it.
+    fn from(&self, from: Bound<&Bytes>) -> sled::Iter {
+        let from = from.map(|key| prefixed(DATA, key));
+        self.store.db.range::<Vec<u8>, _>((from, Bound::Excluded(self.upper())))
+    }
+
+    fn upper(&self) -> Vec<u8> {
+        if self.end.is_empty() { vec![DATA + 1] } else { prefixed(DATA, &self.end) }
+    }
+
+    /// The next one of them.
+    fn read(&mut self) -> Result<Option<(Bytes, Block)>, sled::Error> {
+        loop {
+            let Some(blocks) = &mut self.blocks else { return Ok(None) };
+            let Some((stored, raw)) = blocks.next().transpose()? else { return Ok(None) };
+            let key = Bytes::copy_from_slice(&stored[1..]);
+            match self.store.block(&key, raw)? {
+                Some(block) => return Ok(Some((key, block))),
+                // sled goes on from a page as it was; from here on as it is.
+                None => self.blocks = Some(self.from(Bound::Included(&key))),
+            }
         }
+    }
+
+    fn backward(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
+        let before = self.before.take();
+        let upper = before.as_ref().map_or_else(|| self.upper(), |key| prefixed(DATA, key));
+        let Some((key, block)) = self.store.last_block(Bound::Excluded(upper))? else { return Ok(None) };
+        let mut pairs = block::within(block.as_ref(), &self.start, before.as_ref().unwrap_or(&self.end))?;
+        pairs.reverse();
+        // It is the block that the start is in.
+        self.done |= key <= self.start;
+        self.before = Some(key);
         Ok(Some(pairs))
     }
 }
