@@ -18,7 +18,7 @@ use crate::instance::Instance;
 /// The only keeper, until it is dropped.
 #[derive(Debug)]
 pub struct Hold {
-    _file: File,
+    file: File,
 }
 
 impl Instance {
@@ -48,6 +48,15 @@ impl Instance {
             &path,
             file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())),
         )?;
-        Ok(Hold { _file: file })
+        Ok(Hold { file })
+    }
+}
+
+impl Drop for Hold {
+    /// Closing is not enough: a child that another thread has just forked has the same open file until it runs its own program.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the data directory is not let go of");
+        }
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], StorageError> {
 /// data directory before it opens anything in it.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
@@ -98,12 +98,21 @@ impl DirLock {
         }
         file.set_len(0).map_err(StorageError::io("writing", &path))?;
         writeln!(file, "{}", std::process::id()).map_err(StorageError::io("writing", &path))?;
-        Ok(DirLock { _file: file, path })
+        Ok(DirLock { file, path })
     }
 
     /// The lock file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for DirLock {
+    /// Closing is not enough: a child that another thread has just forked has the same open file until it runs its own program.
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock) {
+            tracing::warn!(path = %self.path.display(), %error, "a lock was not released");
+        }
     }
 }
 
