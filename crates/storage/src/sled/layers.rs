@@ -383,6 +383,7 @@ pub(super) fn recover(store: &Store) -> Result<(), String> {
     seal::check(store, changes.is_some())?;
     let Some(changes) = changes else { return Ok(()) };
     tracing::info!(changes = changes.len(), "database: a flush that was broken off is done again");
+    store.end_cut().map_err(|error| error.to_string())?;
     store.merge(changes.iter().map(|(key, value)| (key, value))).map_err(|error| error.to_string())?;
     seal::end_flush(store)?;
     redo::remove(&store.path).map_err(|error| error.chain())

@@ -10,11 +10,12 @@
 //! handed out; one that goes backward looks again ([`Store::last_block`]).
 //!
 //! ```text
-//!   K [a b c d e]                 U        the process is killed when the right parts are written and the left one is not:
-//!   K [a b c d e]  R1 [c d]  R2 [e]  U     c, d and e of K are dead, for ever: R1 and R2 may change, K need not be touched again
+//!   K [a b c d e]                        U
+//!   K [a b c d e]  R1 [c d]  R2 [e]      U     the process is killed before the left part is written
 //! ```
 //!
-//! So nobody believes a pair of a block at or beyond the key of the next one.
+//! Nothing may be believed of K's c, d and e any more: R1 and R2 may change and be removed, and K need not be touched again. So K's key is
+//! noted before a cut begins, and what the right parts have is taken out of it before anything else is done ([`Store::end_cut`]).
 
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +40,8 @@ const RELEASE_POLL: Duration = Duration::from_millis(1);
 const DATA: u8 = b'd';
 pub(super) const CHUNK: u8 = b'c';
 const UUID_KEY: &[u8] = b"muuid";
+/// The block that was cut last.
+const CUT_KEY: &[u8] = b"mcut";
 const INLINE: u8 = 0;
 const SPLIT: u8 = 1;
 const SPLIT_BYTES: usize = 17;
@@ -267,13 +270,12 @@ impl Store {
             before: None,
             pairs: Vec::new().into_iter(),
             last: None,
-            ahead: None,
             done: !end.is_empty() && start >= end,
         }
     }
 
     /// Brings `changes`, in key order, into the blocks. One block at a time: doing it again from the beginning, after it was
-    /// broken off anywhere, comes to the same.
+    /// broken off anywhere and [`Store::end_cut`], comes to the same.
     pub(super) fn merge<'c>(
         &self,
         changes: impl Iterator<Item = (&'c Bytes, &'c Option<Bytes>)>,
@@ -282,14 +284,10 @@ impl Store {
         while let Some((first, _)) = changes.peek() {
             let found = self.block_of(first)?;
             let upper = self.after(found.as_ref().map_or(first, |(key, _)| key))?;
-            let belongs = |key: &[u8]| upper.as_ref().is_none_or(|upper| key < &upper[..]);
             let mut builder = Builder::default();
             if let Some((_, block)) = &found {
                 let mut pairs = block::Pairs::new(block.as_ref());
                 while let Some(value) = pairs.next()? {
-                    if !belongs(pairs.key()) {
-                        break;
-                    }
                     while let Some((key, change)) = changes.next_if(|(key, _)| &key[..] < pairs.key()) {
                         if let Some(value) = change {
                             builder.push(key, value);
@@ -302,7 +300,9 @@ impl Store {
                     }
                 }
             }
-            while let Some((key, change)) = changes.next_if(|(key, _)| belongs(key)) {
+            while let Some((key, change)) =
+                changes.next_if(|(key, _)| upper.as_ref().is_none_or(|upper| *key < upper))
+            {
                 if let Some(value) = change {
                     builder.push(key, value);
                 }
@@ -310,6 +310,9 @@ impl Store {
             let blocks = builder.blocks();
             if let (true, Some((key, _))) = (blocks.is_empty(), &found) {
                 self.remove(key)?;
+            }
+            if let (2.., Some((key, _))) = (blocks.len(), &found) {
+                self.db.insert(CUT_KEY, &key[..])?;
             }
             // The left part keeps the block's key, and comes last: BEFORE it the others are there, and the cut is counted.
             for (nth, (key, block)) in blocks.iter().enumerate().rev() {
@@ -323,6 +326,25 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Ends a cut that was broken off: what the right parts have is theirs alone. BEFORE: nobody reads yet.
+    pub(super) fn end_cut(&self) -> Result<(), sled::Error> {
+        let Some(key) = self.db.get(CUT_KEY)? else { return Ok(()) };
+        let (Some((found, block)), Some(next)) = (self.block_of(&key)?, self.after(&key)?) else {
+            return Ok(());
+        };
+        if found[..] != key[..] {
+            return Ok(()); // It became empty since.
+        }
+        let mut builder = Builder::default();
+        let pairs = block::within(block.as_ref(), b"", &next)?;
+        pairs.iter().for_each(|(key, value)| builder.push(key, value));
+        match builder.blocks().as_slice() {
+            [] => self.remove(&key),
+            [(_, left)] => self.put(&key, left),
+            _ => Err(sled::Error::ReportableBug("a part of a block is larger than the block".into())),
+        }
     }
 }
 
@@ -366,10 +388,8 @@ pub(super) struct Blocks {
     direction: Direction,
     /// Forward; None before the first block was looked for.
     blocks: Option<sled::Iter>,
-    /// Forward: the block after the one that was read last.
-    ahead: Option<(Bytes, Block)>,
     /// Backward: the block that was read last.
-    before: Option<Bytes>,
+    before: Option<Vec<u8>>,
     pairs: std::vec::IntoIter<(Bytes, Bytes)>,
     /// Handed out last.
     last: Option<Bytes>,
@@ -379,65 +399,52 @@ pub(super) struct Blocks {
 impl Blocks {
     /// The next block's pairs. None: that was all.
     fn next_block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
-        match self.direction {
-            Direction::Forward => self.forward(),
-            Direction::Backward => self.backward(),
-        }
-    }
-
-    fn forward(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
-        let block = match self.blocks {
-            Some(_) => self.ahead.take(),
-            None => {
+        use Bound::{Excluded, Included};
+        let end = if self.end.is_empty() { vec![DATA + 1] } else { prefixed(DATA, &self.end) };
+        let (key, block) = match (&mut self.blocks, self.direction) {
+            (None, Direction::Forward) => {
                 let first = self.store.block_of(&self.start)?;
-                let from =
-                    first.as_ref().map_or(Bound::Included(&self.start), |(key, _)| Bound::Excluded(key));
-                self.blocks = Some(self.from(from));
+                let from = match &first {
+                    Some((key, _)) => Excluded(prefixed(DATA, key)),
+                    None => Included(prefixed(DATA, &self.start)),
+                };
+                if matches!(&from, Excluded(from) | Included(from) if *from >= end) {
+                    self.done = true;
+                }
+                if !self.done {
+                    self.blocks = Some(self.store.db.range::<Vec<u8>, _>((from, Excluded(end))));
+                }
                 match first {
-                    Some(first) => Some(first),
-                    None => self.read()?,
+                    Some(first) => first,
+                    None => return Ok((!self.done).then(Vec::new)),
+                }
+            }
+            (_, Direction::Backward) => {
+                let upper = self.before.take().unwrap_or(end);
+                let Some((key, block)) = self.store.last_block(Excluded(upper))? else { return Ok(None) };
+                self.before = Some(prefixed(DATA, &key));
+                (key, block)
+            }
+            (Some(blocks), Direction::Forward) => {
+                let Some((stored, raw)) = blocks.next().transpose()? else { return Ok(None) };
+                let key = Bytes::copy_from_slice(&stored[1..]);
+                match self.store.block(&key, raw)? {
+                    Some(block) => (key, block),
+                    None => {
+                        // sled goes on from a page as it was; from here on as it is.
+                        let from = Included(prefixed(DATA, &key));
+                        self.blocks = Some(self.store.db.range::<Vec<u8>, _>((from, Excluded(end))));
+                        return Ok(Some(Vec::new()));
+                    }
                 }
             }
         };
-        let Some((_, block)) = block else { return Ok(None) };
-        self.ahead = self.read()?;
-        let end = self.ahead.as_ref().map_or(&self.end, |(next, _)| next);
-        Ok(Some(block::within(block.as_ref(), &self.start, end)?))
-    }
-
-    /// The blocks from a key on, up to the end, which is beyond it.
-    fn from(&self, from: Bound<&Bytes>) -> sled::Iter {
-        let from = from.map(|key| prefixed(DATA, key));
-        self.store.db.range::<Vec<u8>, _>((from, Bound::Excluded(self.upper())))
-    }
-
-    fn upper(&self) -> Vec<u8> {
-        if self.end.is_empty() { vec![DATA + 1] } else { prefixed(DATA, &self.end) }
-    }
-
-    /// The next one of them.
-    fn read(&mut self) -> Result<Option<(Bytes, Block)>, sled::Error> {
-        loop {
-            let Some(blocks) = &mut self.blocks else { return Ok(None) };
-            let Some((stored, raw)) = blocks.next().transpose()? else { return Ok(None) };
-            let key = Bytes::copy_from_slice(&stored[1..]);
-            match self.store.block(&key, raw)? {
-                Some(block) => return Ok(Some((key, block))),
-                // sled goes on from a page as it was; from here on as it is.
-                None => self.blocks = Some(self.from(Bound::Included(&key))),
-            }
+        let mut pairs = block::within(block.as_ref(), &self.start, &self.end)?;
+        if self.direction == Direction::Backward {
+            pairs.reverse();
+            // It is the block that the start is in.
+            self.done |= key <= self.start;
         }
-    }
-
-    fn backward(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, sled::Error> {
-        let before = self.before.take();
-        let upper = before.as_ref().map_or_else(|| self.upper(), |key| prefixed(DATA, key));
-        let Some((key, block)) = self.store.last_block(Bound::Excluded(upper))? else { return Ok(None) };
-        let mut pairs = block::within(block.as_ref(), &self.start, before.as_ref().unwrap_or(&self.end))?;
-        pairs.reverse();
-        // It is the block that the start is in.
-        self.done |= key <= self.start;
-        self.before = Some(key);
         Ok(Some(pairs))
     }
 }
