@@ -163,7 +163,10 @@ pub(super) fn parse(bytes: &[u8], seed: u32) -> Parsed<'_> {
         return Parsed::Bad("a record longer than its segment");
     }
     let record = &bytes[..size];
-    if checksum(seed, record) != u32_at(bytes, 4) {
+    let right = checksum(seed, record) == u32_at(bytes, 4);
+    #[cfg(quorate_sim)]
+    let right = right || crate::sim::broken(crate::sim::Rule::ChecksumsNotLookedAt);
+    if !right {
         return Parsed::Bad("a record with a wrong checksum");
     }
     let at = Position { term: u64_at(bytes, 16), index: u64_at(bytes, 24) };

@@ -20,6 +20,8 @@ pub enum Rule {
     AcknowledgedBeforeSync,
     /// A sync that failed is tried again; it succeeds, because the system has forgotten the pages that failed.
     FailedSyncTriedAgain,
+    /// Records of the log are believed whatever their checksums say.
+    ChecksumsNotLookedAt,
     /// Votes are not written down.
     VotesNotWritten,
     /// A member that was removed never asks.
@@ -32,13 +34,14 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 10] = [
+    pub const ALL: [Rule; 11] = [
         Rule::ReadWithoutQuorum,
         Rule::EmptyDiskKeepsItsId,
         Rule::StaleSnapshot,
         Rule::WatchersPassedBySnapshots,
         Rule::AcknowledgedBeforeSync,
         Rule::FailedSyncTriedAgain,
+        Rule::ChecksumsNotLookedAt,
         Rule::VotesNotWritten,
         Rule::RemovedMemberGoesOn,
         Rule::LeasesEndEarly,
