@@ -91,7 +91,6 @@ pub fn cluster_with(network: Network, timing: Timing, synchronous_mode: &str) ->
         base_port: None,
         timing,
         synchronous_mode: synchronous_mode.to_owned(),
-        wal_segsize: None,
         network,
     };
     let cluster = Cluster::prepare(spec).expect("the cluster's directory and ports");

@@ -46,8 +46,6 @@ pub struct Spec {
     pub timing: Timing,
     /// Patroni's `synchronous_mode`, as YAML.
     pub synchronous_mode: String,
-    /// MiB of a WAL segment, or None for PostgreSQL's default.
-    pub wal_segsize: Option<u16>,
     /// Where the nodes live.
     pub network: Network,
 }

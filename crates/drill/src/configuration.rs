@@ -98,7 +98,7 @@ bootstrap:
   initdb:
     - encoding: UTF8
     - data-checksums
-{wal_segsize}
+
 postgresql:
   listen: {address}:{postgres}
   connect_address: {address}:{postgres}
@@ -130,8 +130,6 @@ postgresql:
         loop_wait = loop_wait.as_secs_f64(),
         retry_timeout = retry_timeout.as_secs_f64(),
         mode = spec.synchronous_mode,
-        wal_segsize =
-            spec.wal_segsize.map(|size| format!("    - wal-segsize: {size}\n")).unwrap_or_default(),
         data = node.data_dir().display(),
         bin = spec.bin_dir.display(),
     );

@@ -108,9 +108,6 @@ pub struct DemoArgs {
     /// The primary lease in seconds, instead of the preset's
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=300))]
     pub ttl: Option<u64>,
-    /// The size of a WAL segment in MiB, a power of two (`initdb`'s wal-segsize): a promotion copies and syncs one [default: PostgreSQL's, 16]
-    #[arg(long, value_name = "MIB", value_parser = segment_size)]
-    pub wal_segsize: Option<u16>,
     /// How long a cut or a stop is held, in seconds [default: two leases; agent-stopped: 60; table: a lease and 1 s]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub hold: Option<u64>,
@@ -150,12 +147,6 @@ pub struct DemoArgs {
     /// The story as it happens, or a report for programs on standard output
     #[arg(long, value_enum, default_value = "pretty")]
     pub format: Format,
-}
-
-/// What `initdb` takes: a power of two from 1 to 1024.
-fn segment_size(text: &str) -> Result<u16, String> {
-    let size = text.parse().ok().filter(|size: &u16| (1..=1024).contains(size) && size.is_power_of_two());
-    size.ok_or_else(|| "a WAL segment has 1, 2, 4 ... or 1024 MiB".to_owned())
 }
 
 /// Patroni's `synchronous_mode`.
@@ -339,7 +330,6 @@ impl Drill<'_> {
             base_port: self.args.base_port,
             timing,
             synchronous_mode: mode.yaml().to_owned(),
-            wal_segsize: self.args.wal_segsize,
             network,
         })
     }
