@@ -82,25 +82,34 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             continue;
         };
         let Ok(silent) = shared.handle.silence(shared.handle.patience(PATIENCE)).await else { continue };
+        let heard = boottime();
         let silence = silent.get(&watched.name).copied().unwrap_or_default();
-        let refuses = silence >= REFUSED && refuses(&shared, &watched).await;
+        // A silence that is long enough needs no other evidence, and an attempt at a node that is cut off takes as long as it may.
+        let left = watched.limit.saturating_sub(silence);
+        let refuses = silence >= REFUSED && !left.is_zero() && refuses(&shared, &watched, left).await;
         let refusing = if refuses { BTreeSet::from([watched.name.clone()]) } else { BTreeSet::new() };
         *shared.evidence.found.lock() = Some(Found { at: Moment(boottime()), silent, refusing });
         if refuses || silence >= watched.limit {
             shared.wake.notify_one();
         }
-        nap = until_next(silence, watched.limit);
+        nap = until_next(silence, boottime().saturating_sub(heard), watched.limit);
     }
 }
 
-/// Until the next question: a silence that goes on is asked for when it has come to where it matters, not up to [`ASK`] later.
-fn until_next(silence: Duration, limit: Duration) -> Duration {
+/// Until the next question, when the answer to the last one came `passed` ago: a silence that goes on is asked for when it has come to
+/// where it matters, not up to [`ASK`] later.
+fn until_next(silence: Duration, passed: Duration, limit: Duration) -> Duration {
     let matters = [REFUSED, limit].into_iter().filter(|at| *at > silence).min();
-    matters.map_or(ASK.0, |at| (at - silence).clamp(ASK.1, ASK.0))
+    matters.map_or(ASK.0, |at| (at - silence).saturating_sub(passed).clamp(ASK.1, ASK.0))
 }
 
-/// Nobody listens on either port of the node: its machine is there, and both processes are not.
-async fn refuses(shared: &Shared, watched: &Watched) -> bool {
+/// Nobody listens on either port of the node: its machine is there, and both processes are not. False also when that is not known
+/// `within` that time.
+async fn refuses(shared: &Shared, watched: &Watched, within: Duration) -> bool {
+    tokio::time::timeout(within, both_refuse(shared, watched)).await.unwrap_or(false)
+}
+
+async fn both_refuse(shared: &Shared, watched: &Watched) -> bool {
     let members = shared.handle.members();
     let Some(member) = members.iter().find(|member| member.name == watched.name) else { return false };
     let peers: Vec<&str> =
@@ -128,10 +137,13 @@ mod tests {
     fn a_question_is_asked_when_the_answer_begins_to_matter() {
         let ms = Duration::from_millis;
         let limit = ms(3_000);
-        assert_eq!(until_next(ms(0), limit), ASK.0);
-        assert_eq!(until_next(REFUSED - ms(40), limit), ms(40), "ports are tried from then on");
-        assert_eq!(until_next(ms(2_930), limit), ms(70));
-        assert_eq!(until_next(ms(2_999), limit), ASK.1, "not a question after the other");
-        assert_eq!(until_next(ms(3_000), limit), ASK.0, "the loop is awake");
+        let none = Duration::ZERO;
+        assert_eq!(until_next(ms(0), none, limit), ASK.0);
+        assert_eq!(until_next(REFUSED - ms(40), none, limit), ms(40), "ports are tried from then on");
+        assert_eq!(until_next(ms(2_930), none, limit), ms(70));
+        assert_eq!(until_next(ms(2_830), ms(150), limit), ms(20), "trying the ports took its time");
+        assert_eq!(until_next(ms(2_930), ms(150), limit), ASK.1, "it is late already");
+        assert_eq!(until_next(ms(2_999), none, limit), ASK.1, "not a question after the other");
+        assert_eq!(until_next(ms(3_000), none, limit), ASK.0, "the loop is awake");
     }
 }
