@@ -4,21 +4,33 @@
 //! before the end must not let it pass for a standby. Which timeline it names is not for this module to say: the new number is
 //! PostgreSQL's choice, and of several that nobody ever heard of the first one counts. The checkpoint that others wait for before they rewind is a call of its own
 //! ([`Instance::checkpoint`]): it may take long, and writes are possible before.
+//!
+//! # A signal that is lost
+//!
+//! The startup process looks for the request to promote only when it has nothing left to read, between two attempts to stream. If
+//! the request comes while an attempt is under way (the upstream has just gone, so that takes a moment), it ends the attempt,
+//! and then, because the attempt before it was a moment ago too, waits until `wal_retrieve_retry_interval` is over: half a second in which
+//! nothing happens. So who waits for a promotion looks whether that is where it hangs, and wakes it.
+//! (PostgreSQL 15, `xlogrecovery.c`, `WaitForWALToBecomeAvailable`: the end of `XLOG_FROM_STREAM`.)
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
 use quorate_ha::facts::{Fork, TimelineId};
+use rustix::process::Signal;
 
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::probe::forked;
+use crate::process;
 use crate::session::Session;
 use crate::standby::nonsense;
 
 /// Between two looks at a server that leaves recovery.
 const POLL: Duration = Duration::from_millis(2);
+/// So many looks later a request that was not lost has ended any wait.
+const AWAKE: u32 = 5;
 /// For one look.
 const LOOK: Duration = Duration::from_secs(5);
 /// A promotion that is over waits no longer for slots: its end opens the way for writes, and a slot can be made after it.
@@ -49,6 +61,8 @@ impl Instance {
     ) -> Result<Promoted, E> {
         const WHAT: &str = "promote";
         const RECOVERY: &str = "SELECT pg_is_in_recovery()";
+        const DOZES: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup' \
+                             AND wait_event = 'RecoveryRetrieveRetryInterval'";
         let patience = self.config().pg_ctl_timeout;
         let looking = async {
             let session = Session::local(self.config(), LOOK).await.map_err(Error::from)?;
@@ -71,7 +85,16 @@ impl Instance {
                 }
             };
             let waiting = async {
+                let mut looks = 0_u32;
                 while session.value(WHAT, RECOVERY, LOOK).await?.as_deref() != Some("f") {
+                    looks += 1;
+                    if looks > AWAKE
+                        && let Some(pid) = session.value(WHAT, DOZES, LOOK).await?
+                        && let Ok(pid) = pid.parse()
+                    {
+                        // Only to be sooner.
+                        let _ = process::signal_member(&self.config().data_dir, pid, Signal::HUP);
+                    }
                     tokio::time::sleep(POLL).await;
                 }
                 Ok::<(), Error>(())
