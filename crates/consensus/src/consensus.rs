@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::apply_thread::{self, Observer, Shared};
 use crate::error::{ConfirmFailure, MembershipFailure, ProposeFailure, StartFailure, chain};
+use crate::last_confirmation::LastConfirmation;
 use crate::log_store::LogStore;
 use crate::network::{NetworkFactory, Peers};
 use crate::peer_service::{Heard, Plugged, Socket};
@@ -51,8 +52,10 @@ pub struct Options {
     pub cluster_name: String,
     /// Between two heartbeats of a leader.
     pub heartbeat: Duration,
-    /// Shortest and longest election timeout.
+    /// Shortest and longest election timeout of any member.
     pub election: (Duration, Duration),
+    /// This member's place in the order of the initial members, from 0, and how many they are: see [`Options::window`].
+    pub turn: (usize, usize),
     /// Applied entries between two snapshots, at the least: a large state is written when the log has grown by a share of it.
     pub snapshot_count: u64,
 }
@@ -61,11 +64,12 @@ impl Options {
     fn to_openraft(&self) -> Result<openraft::Config, openraft::ConfigError> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let longest = millis(self.election.1);
+        let (shortest_here, longest_here) = self.window(millis(self.election.0), longest);
         openraft::Config {
             cluster_name: self.cluster_name.clone(),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: millis(self.election.0),
-            election_timeout_max: longest,
+            election_timeout_min: shortest_here,
+            election_timeout_max: longest_here,
             max_payload_entries: MESSAGE_ENTRIES,
             api_channel_size: Some(PROPOSALS),
             // The apply thread knows what has grown, and says when.
@@ -84,6 +88,32 @@ impl Options {
             ..openraft::Config::default()
         }
         .validate()
+    }
+
+    /// The part of the election timeouts that this member draws its own from, in milliseconds.
+    ///
+    /// *Problem.* A follower stands for election when it has heard nothing for the longest timeout (that long it grants no vote either)
+    /// and a random one more. Of two that draw nearly the same each votes for itself, and the store waits for the next draw.
+    ///
+    /// *Answer.* The members take turns. What two of them wait in all never lies in the same slot, and half of each slot is empty,
+    /// which is time enough for the first one to be elected:
+    ///
+    /// ```text
+    ///   shortest + longest                                      2 · longest
+    ///   ├── 0 ──┤        ├── 1 ──┤        ├── 2 ──┤              │
+    /// ```
+    ///
+    /// It is an order of convenience: members that disagree about it, or that were added later, only collide as often as without it.
+    fn window(&self, shortest: u64, longest: u64) -> (u64, u64) {
+        let (place, members) = self.turn;
+        let of = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let slot = longest.saturating_sub(shortest) / of(members).max(1);
+        if slot < 4 || place >= members {
+            return (shortest, longest);
+        }
+        // shortest here + longest here begins the slot, and twice the longest here is the middle of it.
+        let begin = shortest + longest + slot * of(place);
+        ((2 * begin - slot) / 4, (2 * begin + slot) / 4)
     }
 }
 
@@ -172,6 +202,7 @@ struct Inner {
     log: Log,
     socket: Socket,
     heard: Heard,
+    last: Arc<LastConfirmation>,
     role: watch::Receiver<Role>,
     apply: Mutex<Option<std::thread::JoinHandle<()>>>,
     role_task: tokio::task::JoinHandle<()>,
@@ -207,7 +238,8 @@ impl Consensus {
         )?;
         let machine = StateMachine::new(jobs, Arc::clone(&shared));
         let meter = peers.meter.clone();
-        let network = NetworkFactory::new(peers.clone(), options.cluster);
+        let last = Arc::new(LastConfirmation::new(tokio::time::Instant::now()));
+        let network = NetworkFactory::new(peers.clone(), options.cluster, Arc::clone(&last));
         let raft = Raft::new(options.id, config, network, LogStore::new(log.clone()), machine).await;
         let raft = raft.map_err(|fatal| {
             let state = shared.failure.borrow().clone();
@@ -215,10 +247,19 @@ impl Consensus {
         })?;
         let (cluster, id) = (options.cluster, options.id);
         let heard = Heard::default();
-        socket.plug(Plugged { cluster, id, raft: raft.clone(), snapshots, meter, heard: Arc::clone(&heard) });
+        socket.plug(Plugged {
+            cluster,
+            id,
+            raft: raft.clone(),
+            snapshots,
+            meter,
+            heard: Arc::clone(&heard),
+            last: Arc::clone(&last),
+        });
 
         let (send, role) = watch::channel(Role::default());
-        let metrics = follow_metrics(raft.clone(), log.clone(), peers, send, shared.failure.clone());
+        let follow = Followed { peers, last: Arc::clone(&last), role: send, failure: shared.failure.clone() };
+        let metrics = follow_metrics(raft.clone(), log.clone(), follow);
         let role_task = tokio::spawn(metrics);
         let snapshot_task = tokio::spawn(write_snapshots(raft.clone(), Arc::clone(&shared)));
         let apply = Mutex::new(Some(apply));
@@ -231,6 +272,7 @@ impl Consensus {
             log,
             socket,
             heard,
+            last,
             role,
             apply,
             role_task,
@@ -271,6 +313,18 @@ impl Consensus {
             return Some(Duration::ZERO);
         }
         metrics.last_quorum_acked.as_ref().map(|at| at.elapsed())
+    }
+
+    /// This member leads in `term`: how long ago, at the least, anything was confirmed by a leader of an earlier term. None: it
+    /// cannot be told, and may have been a moment ago.
+    #[must_use]
+    pub fn last_confirmation_before(&self, term: u64) -> Option<Duration> {
+        let sets: Vec<BTreeSet<u64>> = {
+            let metrics = self.inner.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_joint_config().clone()
+        };
+        self.inner.last.ago(tokio::time::Instant::now(), term, self.inner.id, &sets)
     }
 
     /// The index that has been applied here, as it moves. Who waits for one index asks [`Consensus::reached`].
@@ -640,13 +694,16 @@ async fn write_snapshots(raft: Raft, shared: Arc<Shared>) {
 /// openraft publishes its last words and then drops what they are published with: either may be noticed first. So after the
 /// end of a channel the last words are read once more. An end without any (a panic) is a failure too: an orderly end
 /// aborts this task before.
-async fn follow_metrics(
-    raft: Raft,
-    log: Log,
+/// Who hears of changes.
+struct Followed {
     peers: Peers,
+    last: Arc<LastConfirmation>,
     role: watch::Sender<Role>,
     failure: watch::Sender<Option<String>>,
-) {
+}
+
+async fn follow_metrics(raft: Raft, log: Log, to: Followed) {
+    let Followed { peers, last, role, failure } = to;
     let mut servers = raft.server_metrics();
     let mut metrics = raft.metrics();
     let mut known = None;
@@ -659,6 +716,7 @@ async fn follow_metrics(
             let leader =
                 if leads { Some(server.id) } else { server.current_leader.filter(|id| *id != server.id) };
             let seen = Role { term: server.vote.leader_id.term, leader };
+            last.leads(tokio::time::Instant::now(), leads.then_some(seen.term));
             role.send_if_modified(|known| std::mem::replace(known, seen) != seen);
             let membership = &server.membership_config;
             if known.as_ref() != Some(membership.log_id()) {
@@ -684,6 +742,7 @@ async fn follow_metrics(
                 }
                 first
             });
+            last.leads(tokio::time::Instant::now(), None);
             role.send_modify(|known| known.leader = None);
             return;
         }
@@ -691,5 +750,50 @@ async fn follow_metrics(
             changed = servers.changed() => changed.is_ok(),
             changed = metrics.changed() => changed.is_ok(),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(turn: (usize, usize), shortest: u64, longest: u64) -> (u64, u64) {
+        let options = Options {
+            id: 1,
+            cluster: 1,
+            cluster_name: "c".to_owned(),
+            heartbeat: Duration::from_millis(80),
+            election: (Duration::from_millis(shortest), Duration::from_millis(longest)),
+            turn,
+            snapshot_count: 1,
+        };
+        options.to_openraft().expect("openraft takes it");
+        options.window(shortest, longest)
+    }
+
+    #[test]
+    fn no_two_members_wait_for_the_same_time() {
+        for members in 1..=9 {
+            let mut free_from = 0;
+            for place in 0..members {
+                let (shortest, longest) = window((place, members), 200, 350);
+                let (first, last) = (longest + shortest, longest + longest);
+                assert!(shortest < longest && first >= free_from, "{place} of {members}: {first} to {last}");
+                assert!(
+                    (548..=700).contains(&first) && last <= 700,
+                    "{place} of {members}: {first} to {last}"
+                );
+                // A third of a slot: the half that stays empty, and whole milliseconds.
+                free_from = last + 150 / u64::try_from(members).unwrap() / 3;
+            }
+        }
+        assert_eq!(window((0, 3), 200, 350), (262, 287));
+        assert_eq!(window((2, 3), 200, 350), (312, 337));
+    }
+
+    #[test]
+    fn who_has_no_place_draws_from_all_of_it() {
+        assert_eq!(window((3, 3), 200, 350), (200, 350));
+        assert_eq!(window((0, 3), 200, 209), (200, 209), "too short to be divided");
     }
 }

@@ -41,6 +41,7 @@ mod convert;
 #[cfg(test)]
 mod crash_points;
 mod error;
+mod last_confirmation;
 mod line;
 mod log_store;
 mod network;

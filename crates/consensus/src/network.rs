@@ -47,6 +47,7 @@ use tokio::io::AsyncReadExt;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::convert;
+use crate::last_confirmation::LastConfirmation;
 use crate::line::Line;
 use crate::state_machine::SnapshotFile;
 use crate::types::{Node, Snapshot, TypeConfig, Vote};
@@ -313,13 +314,14 @@ fn address<T>(request: &mut tonic::Request<T>, cluster: u64, target: u64) {
 pub(crate) struct NetworkFactory {
     peers: Peers,
     cluster: u64,
+    last: Arc<LastConfirmation>,
 }
 
 impl NetworkFactory {
     /// For a member of `cluster`.
     #[must_use]
-    pub(crate) fn new(peers: Peers, cluster: u64) -> NetworkFactory {
-        NetworkFactory { peers, cluster }
+    pub(crate) fn new(peers: Peers, cluster: u64, last: Arc<LastConfirmation>) -> NetworkFactory {
+        NetworkFactory { peers, cluster, last }
     }
 
     fn network(&self, target: u64, node: &Node, lane: Lane) -> Network {
@@ -327,6 +329,7 @@ impl NetworkFactory {
         Network {
             peers,
             cluster: self.cluster,
+            last: Arc::clone(&self.last),
             target,
             name: node.name.clone(),
             url,
@@ -356,6 +359,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 pub(crate) struct Network {
     peers: Peers,
     cluster: u64,
+    /// What voters say is kept here.
+    last: Arc<LastConfirmation>,
     target: u64,
     name: String,
     url: String,
@@ -607,7 +612,12 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let mut client = self.client(Lane::Urgent)?;
         let call = client.vote(self.request(vote_request_to_wire(&request)));
-        vote_response_from_wire(&within(option.soft_ttl(), call).await?)
+        let response = within(option.soft_ttl(), call).await?;
+        if response.granted {
+            let (now, term) = (tokio::time::Instant::now(), request.vote.leader_id.term);
+            self.last.voted(now, term, self.target, response.silent_ms.map(Duration::from_millis));
+        }
+        vote_response_from_wire(&response)
     }
 
     async fn pre_vote(

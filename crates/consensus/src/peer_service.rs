@@ -34,6 +34,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::conversation::Conversation;
 use crate::convert::{self, Malformed};
 use crate::error::BindFailure;
+use crate::last_confirmation::LastConfirmation;
 use crate::network::{CLUSTER, MAX_MESSAGE, Meter, TARGET};
 #[cfg(quorate_sim)]
 use crate::sim::File;
@@ -71,6 +72,7 @@ pub(crate) struct Plugged {
     pub(crate) snapshots: Snapshots,
     pub(crate) meter: Option<Arc<dyn Meter>>,
     pub(crate) heard: Heard,
+    pub(crate) last: Arc<LastConfirmation>,
 }
 
 /// When this member last took a message of the leader that it follows.
@@ -295,11 +297,16 @@ fn vote_from_wire(request: &wire::VoteRequest) -> Result<VoteRequest<TypeConfig>
     Ok(vote)
 }
 
-fn vote_to_wire(response: &openraft::raft::VoteResponse<TypeConfig>) -> wire::VoteResponse {
+fn vote_to_wire(
+    response: &openraft::raft::VoteResponse<TypeConfig>,
+    silence: Option<Duration>,
+) -> wire::VoteResponse {
     wire::VoteResponse {
         vote: Some(convert::vote_to_wire(&response.vote)),
         granted: response.vote_granted,
         last: response.last_log_id.as_ref().map(convert::position_to_wire),
+        // Rounded down: never more than it was.
+        silent_ms: silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
@@ -314,9 +321,11 @@ impl wire::raft_server::Raft for Service {
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<Appended>, Status> {
         let plugged = self.meant_for_us(&request)?;
-        let meter = plugged.meter.clone();
+        let (meter, last) = (plugged.meter.clone(), Arc::clone(&plugged.last));
         // The stream ends at the first message that cannot be read; the leader opens another one.
         let requests = request.into_inner().map(move |message| {
+            // Before Raft has it: its answer may come long after a vote that was granted meanwhile.
+            last.helped(tokio::time::Instant::now());
             match message.map(|append| {
                 if let (Some(meter), Some(vote)) = (&meter, &append.vote) {
                     meter.received(vote.node, append.encoded_len());
@@ -358,7 +367,9 @@ impl wire::raft_server::Raft for Service {
         let plugged = self.meant_for_us(&request)?;
         let vote = vote_from_wire(request.get_ref()).map_err(malformed)?;
         let response = plugged.raft.vote(vote).await.map_err(|error| stopped(&error))?;
-        Ok(Response::new(vote_to_wire(&response)))
+        // Only now: until the vote was granted this member may have helped somebody.
+        let silence = response.vote_granted.then(|| plugged.last.silence(tokio::time::Instant::now()));
+        Ok(Response::new(vote_to_wire(&response, silence)))
     }
 
     async fn pre_vote(
@@ -368,7 +379,7 @@ impl wire::raft_server::Raft for Service {
         let plugged = self.meant_for_us(&request)?;
         let vote = vote_from_wire(request.get_ref()).map_err(malformed)?;
         let response = plugged.raft.pre_vote(vote).await.map_err(|error| stopped(&error))?;
-        Ok(Response::new(vote_to_wire(&response)))
+        Ok(Response::new(vote_to_wire(&response, None)))
     }
 
     async fn transfer_leader(
@@ -429,6 +440,7 @@ impl wire::raft_server::Raft for Service {
             return Err(status);
         }
         let snapshot = Snapshot { meta, snapshot: SnapshotFile::incoming(path) };
+        plugged.last.helped(tokio::time::Instant::now());
         let response =
             plugged.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| stopped(&fatal))?;
         Ok(Response::new(wire::SnapshotResponse { vote: Some(convert::vote_to_wire(&response.vote)) }))

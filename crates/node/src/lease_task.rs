@@ -100,8 +100,9 @@ impl LeaseTask {
                 if *self.role.borrow() != now {
                     return true;
                 }
+                let unconfirmed = self.inner.consensus.last_confirmation_before(now.term).unwrap_or_default();
                 self.looked = boottime();
-                self.inner.lessor.lock().promote(self.looked, GRACE);
+                self.inner.lessor.lock().promote(self.looked, GRACE, unconfirmed);
                 self.promoted = Some(now.term);
                 now.term
             }

@@ -6,7 +6,8 @@
 //! time, in memory, on `CLOCK_BOOTTIME`. Followers' lessors know the same leases and are silent.
 //!
 //! ```text
-//!            promote: deadline = now + (checkpoint or ttl)       demote: no deadlines
+//!            promote: deadline = now + checkpoint, or            demote: no deadlines
+//!                     last possible renewal + ttl
 //!   silent ────────────────────────────────────────────► armed ─────────────────────► silent
 //!                                                          │ renew: deadline = now + ttl
 //!                                                          │ due: deadline passed ──► revoking (a LeaseRevoke is under way)
@@ -14,7 +15,9 @@
 //!
 //! # Checkpoints
 //!
-//! A new leader knows no renewal, so without help every lease would begin anew with every change of the leader, and one
+//! A new leader knows no renewal. It knows when the leaders before it were confirmed for the last time (from the votes, see
+//! [`quorate_consensus::Consensus::last_confirmation_before`]): no holder has heard of a renewal that was asked for later, so a change
+//! of the leader lengthens a lease that is being renewed by no more than the time since its last renewal. But one
 //! that nobody renews would live as long as leaders change often enough. So the leader notes in the log what remains of
 //! leases that miss renewals: after half of the ttl (5 minutes at most), then after every further quarter (5 minutes at
 //! most). Clients renew after a third: a lease that is renewed costs no entry. One that was checkpointed and is renewed
@@ -34,7 +37,10 @@
 //! - A renewal that was answered after `c` took the checkpoint back, by an entry that was committed before the answer
 //!   and so is applied here before `p`: the lease begins in full, at `p`, which is after the renewal was sent.
 //! - A renewal that found no checkpoint, neither noted nor on its way, was confirmed by a quorum of the old leader's term,
-//!   so before `p`. A checkpoint judged before it would have been on its way; one judged after it counts it in.
+//!   so it was asked for before the last confirmation, which is where a lease without a checkpoint begins. A checkpoint judged before
+//!   it would have been on its way; one judged after it counts it in.
+//! - A grant, or a checkpoint that was taken back, is applied here after it was asked for, and such a lease begins no earlier than that:
+//!   the entry may have come here, and been committed, without any leader ever having been confirmed since.
 //! - A checkpoint that is overtaken (by a renewal, by a new lease under the same id) names a stamp that the record no
 //!   longer has, and changes nothing.
 //!
@@ -43,7 +49,8 @@
 //!
 //! # Invariants
 //!
-//! 1. A deadline is never earlier than (grant, last confirmed renewal) + ttl: a change of the leader only lengthens.
+//! 1. A deadline is never earlier than (grant, last confirmed renewal, when they were asked for) + ttl: a change of the leader only
+//!    lengthens.
 //!    Nothing but [`Lessor::demote`] takes a deadline back.
 //! 2. While a revocation is under way, or its outcome is unknown, the lease cannot be renewed: a holder that hears
 //!    "renewed" keeps its lease.
@@ -75,6 +82,8 @@ pub struct Lessor {
 #[derive(Debug)]
 struct Lease {
     ttl: Duration,
+    /// When its grant, or the end of its last checkpoint, was heard of here.
+    since: Duration,
     /// As in the record.
     stamp: u64,
     /// As in the record: what a new leader begins with, unless in full.
@@ -126,9 +135,10 @@ pub struct Remaining {
 }
 
 impl Lease {
-    fn new(record: &LeaseRecord) -> Lease {
+    fn new(record: &LeaseRecord, since: Duration) -> Lease {
         Lease {
             ttl: Duration::from_millis(record.ttl_ms),
+            since,
             stamp: record.stamp,
             noted: record.remaining_ms.map(Duration::from_millis),
             deadline: None,
@@ -197,6 +207,7 @@ impl Lessor {
         }
         lease.stamp = LeaseRecord::next_stamp(stamp);
         lease.noted = remaining.filter(|remaining| *remaining < lease.ttl);
+        lease.since = now;
         self.plan_checkpoint(now, id);
     }
 
@@ -211,6 +222,7 @@ impl Lessor {
         for (id, record) in current {
             match self.leases.get_mut(&id) {
                 Some(lease) => {
+                    lease.since = now;
                     lease.stamp = record.stamp;
                     lease.noted = record.remaining_ms.map(Duration::from_millis);
                 }
@@ -219,14 +231,16 @@ impl Lessor {
         }
     }
 
-    /// This member leads and has applied what was committed before: every lease lives from now on for what was last
-    /// noted of it, or in full, and for `grace` (or its ttl) at least, so that its holder finds this leader.
-    pub fn promote(&mut self, now: Duration, grace: Duration) {
+    /// This member leads and has applied what was committed before. Every lease lives from now on for what was last
+    /// noted of it; or in full since it was last heard of here, or since leaders were confirmed for the last time, `unconfirmed` ago;
+    /// and for `grace` (or its ttl) at least, so that its holder finds this leader.
+    pub fn promote(&mut self, now: Duration, grace: Duration, unconfirmed: Duration) {
         self.armed = true;
         let ids: Vec<LeaseId> = self.leases.keys().copied().collect();
         for id in ids {
             let Some(lease) = self.leases.get(&id) else { continue };
-            let left = lease.noted.unwrap_or(lease.ttl).max(grace.min(lease.ttl));
+            let gone = unconfirmed.min(now.saturating_sub(lease.since));
+            let left = lease.noted.unwrap_or(lease.ttl.saturating_sub(gone)).max(grace.min(lease.ttl));
             self.set_deadline(id, now + left);
             self.plan_checkpoint(now, id);
         }
@@ -381,7 +395,7 @@ impl Lessor {
     fn known(&mut self, now: Duration, record: &LeaseRecord) {
         let id = record.id;
         self.removed(id);
-        let lease = Lease::new(record);
+        let lease = Lease::new(record, now);
         let ttl = lease.ttl;
         self.leases.insert(id, lease);
         if self.armed {

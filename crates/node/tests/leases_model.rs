@@ -89,6 +89,8 @@ enum Mutation {
     FormerLeader,
     /// A holder hears "renewed" before the checkpoint that does not know of it is taken back.
     ToldTooEarly,
+    /// A new leader counts renewals of its predecessor as none.
+    SilenceTooLong,
     /// Nothing is noted: every change of the leader gives all leases their full time again.
     NothingNoted,
 }
@@ -129,7 +131,7 @@ impl World {
             busy: true,
         };
         let now = world.now;
-        world.lessor().promote(now, GRACE);
+        world.lessor().promote(now, GRACE, Duration::ZERO);
         world
     }
 
@@ -329,7 +331,10 @@ impl World {
         let leader = self.leader;
         self.catch_up(leader);
         let now = self.now;
-        self.lessor().promote(now, GRACE);
+        // Nobody was confirmed during the outage; what the votes say of it is the whole of it at most.
+        let known = outage.mul_f64(self.random.f64());
+        let told_too_much = (self.mutation == Mutation::SilenceTooLong).then_some(outage + GRACE);
+        self.lessor().promote(now, GRACE, told_too_much.unwrap_or(known));
         self.changes += 1;
         for truth in self.truth.values_mut() {
             truth.bound += truth.ttl / 2 + outage + GRACE + SLACK;
@@ -415,10 +420,11 @@ fn broken_rules_are_caught() {
     let any: Schedule = |seed, mutation| {
         run(seed, mutation);
     };
-    let mutations: [(Mutation, Schedule, &str); 4] = [
+    let mutations: [(Mutation, Schedule, &str); 5] = [
         (Mutation::EndById, any, "early"),
         (Mutation::FormerLeader, any, "early"),
         (Mutation::ToldTooEarly, any, "early"),
+        (Mutation::SilenceTooLong, any, "early"),
         (Mutation::NothingNoted, one_that_nobody_renews, "it lives on"),
     ];
     let missed: Vec<Mutation> = mutations

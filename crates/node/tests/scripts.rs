@@ -81,8 +81,10 @@ impl Runner for LessorRunner {
                 lessor.restored(now, leases);
                 String::new()
             }
+            // promote [SECONDS]: so long ago leaders were confirmed for the last time.
             "promote" => {
-                lessor.promote(now, Duration::from_secs(1));
+                let unconfirmed = Duration::from_secs(number().unwrap_or(0).try_into()?);
+                lessor.promote(now, Duration::from_secs(1), unconfirmed);
                 String::new()
             }
             "demote" => {
