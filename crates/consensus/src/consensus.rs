@@ -52,10 +52,8 @@ pub struct Options {
     pub cluster_name: String,
     /// Between two heartbeats of a leader.
     pub heartbeat: Duration,
-    /// Shortest and longest election timeout of any member.
+    /// Shortest and longest election timeout.
     pub election: (Duration, Duration),
-    /// This member's place in the order of the initial members, from 0, and how many they are: see [`Options::window`].
-    pub turn: (usize, usize),
     /// Applied entries between two snapshots, at the least: a large state is written when the log has grown by a share of it.
     pub snapshot_count: u64,
 }
@@ -64,12 +62,11 @@ impl Options {
     fn to_openraft(&self) -> Result<openraft::Config, openraft::ConfigError> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let longest = millis(self.election.1);
-        let (shortest_here, longest_here) = self.window(millis(self.election.0), longest);
         openraft::Config {
             cluster_name: self.cluster_name.clone(),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: shortest_here,
-            election_timeout_max: longest_here,
+            election_timeout_min: millis(self.election.0),
+            election_timeout_max: longest,
             max_payload_entries: MESSAGE_ENTRIES,
             api_channel_size: Some(PROPOSALS),
             // The apply thread knows what has grown, and says when.
@@ -88,32 +85,6 @@ impl Options {
             ..openraft::Config::default()
         }
         .validate()
-    }
-
-    /// The part of the election timeouts that this member draws its own from, in milliseconds.
-    ///
-    /// *Problem.* A follower stands for election when it has heard nothing for the longest timeout (that long it grants no vote either)
-    /// and a random one more. Of two that draw nearly the same each votes for itself, and the store waits for the next draw.
-    ///
-    /// *Answer.* The members take turns. What two of them wait in all never lies in the same slot, and half of each slot is empty,
-    /// which is time enough for the first one to be elected:
-    ///
-    /// ```text
-    ///   shortest + longest                                      2 · longest
-    ///   ├── 0 ──┤        ├── 1 ──┤        ├── 2 ──┤              │
-    /// ```
-    ///
-    /// It is an order of convenience: members that disagree about it, or that were added later, only collide as often as without it.
-    fn window(&self, shortest: u64, longest: u64) -> (u64, u64) {
-        let (place, members) = self.turn;
-        let of = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let slot = longest.saturating_sub(shortest) / of(members).max(1);
-        if slot < 4 || place >= members {
-            return (shortest, longest);
-        }
-        // shortest here + longest here begins the slot, and twice the longest here is the middle of it.
-        let begin = shortest + longest + slot * of(place);
-        ((2 * begin - slot) / 4, (2 * begin + slot) / 4)
     }
 }
 
@@ -689,11 +660,6 @@ async fn write_snapshots(raft: Raft, shared: Arc<Shared>) {
     }
 }
 
-/// Turns openraft's metrics into roles, and its end into the member's failure.
-///
-/// openraft publishes its last words and then drops what they are published with: either may be noticed first. So after the
-/// end of a channel the last words are read once more. An end without any (a panic) is a failure too: an orderly end
-/// aborts this task before.
 /// Who hears of changes.
 struct Followed {
     peers: Peers,
@@ -702,6 +668,11 @@ struct Followed {
     failure: watch::Sender<Option<String>>,
 }
 
+/// Turns openraft's metrics into roles, and its end into the member's failure.
+///
+/// openraft publishes its last words and then drops what they are published with: either may be noticed first. So after the
+/// end of a channel the last words are read once more. An end without any (a panic) is a failure too: an orderly end
+/// aborts this task before.
 async fn follow_metrics(raft: Raft, log: Log, to: Followed) {
     let Followed { peers, last, role, failure } = to;
     let mut servers = raft.server_metrics();
@@ -750,50 +721,5 @@ async fn follow_metrics(raft: Raft, log: Log, to: Followed) {
             changed = servers.changed() => changed.is_ok(),
             changed = metrics.changed() => changed.is_ok(),
         };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn window(turn: (usize, usize), shortest: u64, longest: u64) -> (u64, u64) {
-        let options = Options {
-            id: 1,
-            cluster: 1,
-            cluster_name: "c".to_owned(),
-            heartbeat: Duration::from_millis(80),
-            election: (Duration::from_millis(shortest), Duration::from_millis(longest)),
-            turn,
-            snapshot_count: 1,
-        };
-        options.to_openraft().expect("openraft takes it");
-        options.window(shortest, longest)
-    }
-
-    #[test]
-    fn no_two_members_wait_for_the_same_time() {
-        for members in 1..=9 {
-            let mut free_from = 0;
-            for place in 0..members {
-                let (shortest, longest) = window((place, members), 200, 350);
-                let (first, last) = (longest + shortest, longest + longest);
-                assert!(shortest < longest && first >= free_from, "{place} of {members}: {first} to {last}");
-                assert!(
-                    (548..=700).contains(&first) && last <= 700,
-                    "{place} of {members}: {first} to {last}"
-                );
-                // A third of a slot: the half that stays empty, and whole milliseconds.
-                free_from = last + 150 / u64::try_from(members).unwrap() / 3;
-            }
-        }
-        assert_eq!(window((0, 3), 200, 350), (262, 287));
-        assert_eq!(window((2, 3), 200, 350), (312, 337));
-    }
-
-    #[test]
-    fn who_has_no_place_draws_from_all_of_it() {
-        assert_eq!(window((3, 3), 200, 350), (200, 350));
-        assert_eq!(window((0, 3), 200, 209), (200, 209), "too short to be divided");
     }
 }

@@ -97,12 +97,6 @@ impl Config {
         Owner { token: self.cluster_token.clone(), name: self.name.clone() }
     }
 
-    /// This member's place among the initial ones by name, and how many they are.
-    pub(crate) fn turn(&self) -> (usize, usize) {
-        let before = self.initial_cluster.iter().filter(|(name, _)| *name < self.name).count();
-        (before, self.initial_cluster.len())
-    }
-
     /// Everything that is wrong, in one error.
     pub fn validate(&self) -> Result<(), StartError> {
         let mut wrong = Vec::new();

@@ -135,7 +135,6 @@ impl Node {
             cluster_name: config.cluster_token.clone(),
             heartbeat: config.heartbeat,
             election: config.election,
-            turn: config.turn(),
             snapshot_count: config.snapshot_count,
         };
         let consensus =
