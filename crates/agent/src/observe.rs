@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use quorate_ha::cluster::Tags;
 use quorate_ha::facts::{Endpoint, OperationFacts, OperationKind, Process, Role};
+use quorate_ha::placement::HEARD;
 use quorate_ha::{
     ClusterView, InstanceFacts, LocalPolicy, Moment, Observation, Policy, StoreFacts, VoterFacts,
 };
@@ -190,8 +191,8 @@ async fn voters(shared: &Shared, now: Moment) -> VoterFacts {
     let mut voters = VoterFacts { leads_here, ..VoterFacts::default() };
     shared.evidence.fill(now, shared.handle.patience(FRESH), &mut voters);
     if leads_here {
-        let others =
-            shared.handle.members().into_iter().filter(|member| member.id != me && !member.is_learner);
+        let answering = shared.handle.answering(shared.handle.patience((HEARD, 2)));
+        let others = shared.handle.members().into_iter().filter(|member| answering.contains(&member.id));
         voters.others = others.map(|member| member.name).filter(|name| !name.is_empty()).collect();
         // The leader looks into its own memory; one that cannot say whom it hears asks nobody to take over.
         match shared.handle.silence(shared.handle.patience(PATIENCE)).await {

@@ -7,6 +7,7 @@
 //!   renew, time to live       forward.rs ──► the leader's lessor, confirmed by a quorum
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -415,6 +416,17 @@ impl Handle {
             }
         });
         members.collect()
+    }
+
+    /// The other voters that have answered this member within `recent`. None while it does not lead, and a new leader knows of none
+    /// before each has answered it: that a member is not yet silent says nothing.
+    #[must_use]
+    pub fn answering(&self, recent: Duration) -> BTreeSet<u64> {
+        let consensus = &self.inner.consensus;
+        let mut answering =
+            if consensus.leads() { consensus.healthy_voters(recent) } else { BTreeSet::new() };
+        answering.remove(&self.inner.id);
+        answering
     }
 
     /// A bound on the network between members: that of a local one, or as many round trips (each at most as long as the heartbeat

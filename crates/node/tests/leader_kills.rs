@@ -90,11 +90,16 @@ async fn what_was_acknowledged_survives() {
             leader = other;
         }
         let before = cluster.handle(witness).header().revision;
+        let dead = cluster.handle(leader).header().member_id;
         cluster.kill(leader);
         eventually("writes go on", || async {
             (cluster.handle(witness).header().revision > before + 50).then_some(())
         })
         .await;
+        let answering: Vec<BTreeSet<u64>> =
+            cluster.running().map(|(_, handle)| handle.answering(PATIENCE)).collect();
+        assert!(answering.iter().all(|voters| !voters.contains(&dead)), "{answering:?}, {dead} is dead");
+        assert!(answering.iter().any(|voters| voters.len() == 1), "the leader hears the other one");
         cluster.start_one(leader).await;
         *handles.lock() = cluster.running().map(|(_, handle)| handle).collect();
     }
