@@ -56,8 +56,10 @@ pub struct Chronicle {
     away: Option<Moment>,
     /// Holder, and PostgreSQL is down since.
     down: Option<Moment>,
-    /// A fence was decided: why, and under which lock.
-    fencing: Option<(String, Option<Revision>)>,
+    /// The last lock that was ours: what a fence is about, also one that is told when somebody else has it already.
+    mine: Option<Revision>,
+    /// A fence was decided: why.
+    fencing: Option<String>,
 }
 
 /// Which layer stopped PostgreSQL.
@@ -118,11 +120,7 @@ impl Chronicle {
             self.fencing = None;
         }
         if fences && self.fencing.is_none() {
-            let lock = match &o.store {
-                StoreFacts::Available(view) => view.held().map(|held| held.create_revision),
-                StoreFacts::Unavailable { .. } => self.held.as_ref().map(|held| held.create_revision),
-            };
-            self.fencing = Some((decision.reason.sentence.clone(), lock));
+            self.fencing = Some(decision.reason.sentence.clone());
         }
         let view = match &o.store {
             StoreFacts::Available(view) => view,
@@ -150,20 +148,19 @@ impl Chronicle {
     /// until the end of the lease, negative when it was too late, None without a lease.
     pub fn fenced(&mut self, at: Moment, me: &str, by: Fencer, margin_ms: Option<i64>) -> Record {
         let decided = self.fencing.take().filter(|_| by == Fencer::Agent);
-        let (trigger, lock) = decided.unwrap_or_else(|| {
-            let lock = self.held.as_ref().filter(|held| held.holder == me).map(|held| held.create_revision);
+        let trigger = decided.unwrap_or_else(|| {
             let trigger = match by {
                 Fencer::Agent => "the lease was not renewed in time and its deadline came",
                 Fencer::Guard => {
                     "the agent stood still or was gone, and the guard process acted at the deadline of the lease"
                 }
             };
-            (trigger.to_owned(), lock)
+            trigger.to_owned()
         });
         // What came after a fence is another story.
         (self.away, self.down, self.claim) = (None, None, None);
         let mut record = Record::new(at, me, Kind::Fence, trigger);
-        record.lock = lock.map(|revision| revision.0);
+        record.lock = self.mine.map(|revision| revision.0);
         record.fence_margin_ms = margin_ms;
         record
     }
@@ -362,6 +359,7 @@ impl Chronicle {
             self.claim = Some(self.claimed(o, view, gone));
         }
         self.held = Some(held.clone());
+        self.mine = Some(held.create_revision);
         (self.trouble, self.suspicion) = (Trouble::default(), None);
         if let Some(mut claim) = self.claim.take() {
             match promoted(o, &mut claim) {

@@ -1,7 +1,8 @@
 //! From the records in the store to what an operator asks for first: the last thing that happened, with all that belongs to it.
 //!
 //! Records of one story carry one lock: the suspicion, the promises, the revocation, the promotion name the lock that was lost, and
-//! so does the fence of its former holder, which may write its record minutes later, when it reaches the store again.
+//! so does the fence of its former holder, which may write its record minutes later, when it reaches the store again. An agent that was
+//! started anew does not know which lock it had; its fence belongs to the promotion that took its place.
 
 use super::{How, Kind, PhaseName, Record};
 
@@ -9,7 +10,8 @@ use super::{How, Kind, PhaseName, Record};
 #[must_use]
 pub fn incident(records: &[Record]) -> Option<(&Record, Vec<&Record>)> {
     let news = records.iter().rev().find(|record| record.kind.is_news())?;
-    let same = |record: &Record| match (news.lock, record.lock) {
+    let lock = lock_of(records, news);
+    let same = |record: &Record| match (lock, lock_of(records, record)) {
         (Some(of), Some(lock)) => of == lock,
         (None, _) | (_, None) => std::ptr::eq(record, news),
     };
@@ -35,6 +37,20 @@ pub fn incident(records: &[Record]) -> Option<(&Record, Vec<&Record>)> {
     let main = story.iter().rev().find(|record| record.kind == Kind::Promotion).copied().unwrap_or(news);
     let details = story.into_iter().filter(|record| !std::ptr::eq(*record, main)).collect();
     Some((main, details))
+}
+
+/// The lock that a record is about.
+fn lock_of(records: &[Record], record: &Record) -> Option<i64> {
+    if record.lock.is_some() || record.kind != Kind::Fence {
+        return record.lock;
+    }
+    let at = records.iter().position(|it| std::ptr::eq(it, record))?;
+    let concerns = |it: &&Record| {
+        it.kind == Kind::Promotion && (it.node == record.node || it.from.as_ref() == Some(&record.node))
+    };
+    let last = records[..at].iter().rev().find(concerns)?;
+    // Promoted itself since: then nobody has taken its place.
+    last.lock.filter(|_| last.node != record.node)
 }
 
 /// The last story as sentences. `records` as the store has them, oldest first.
@@ -182,6 +198,25 @@ mod tests {
                 "Since then 1 smaller changes were recorded (--last 1).",
             ]
         );
+    }
+
+    #[test]
+    fn a_fence_that_does_not_know_its_lock_belongs_to_who_took_its_place() {
+        let promotion = Record { how: Some(How::Quorum), ..record(3, "n2", Kind::Promotion, Some(20)) };
+        let fence = record(2, "n1", Kind::Fence, None);
+        let first = Record { from: None, ..record(0, "n1", Kind::Promotion, None) };
+        let records = [first.clone(), promotion.clone(), fence.clone()];
+        let (main, details) = incident(&records).unwrap();
+        assert_eq!(
+            (main, details),
+            (&records[1], vec![&records[2]]),
+            "it was told late, and is no other story"
+        );
+        // It was promoted since: what fenced it was something else.
+        let again = Record { from: Some("n2".to_owned()), ..record(5, "n1", Kind::Promotion, Some(30)) };
+        let records = [first, promotion, again, Record { time: "later".to_owned(), ..fence }];
+        let (main, details) = incident(&records).unwrap();
+        assert_eq!((main, details), (&records[3], Vec::new()));
     }
 
     #[test]
