@@ -13,7 +13,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quorate_ha::facts::{DataDirectory, Moment, SyncEffective, TimelineId};
 use quorate_ha::{StopMode, Upstream};
-use rustix::process::Signal;
 
 use crate::bootstrap;
 use crate::conf;
@@ -292,7 +291,7 @@ impl Instance {
     /// # Errors
     /// The processes cannot be seen.
     pub fn reload(&self) -> Result<(), Error> {
-        process::signal(&self.config().data_dir, Signal::HUP)?;
+        process::hang_up(&self.config().data_dir)?;
         Ok(())
     }
 

@@ -525,6 +525,16 @@ pub(crate) fn signal(data_dir: &Path, signal: Signal) -> Result<bool, FenceError
     Ok(true)
 }
 
+/// Has the server read its configuration again; false: there is none yet, or no more. One that is only being started has no number in
+/// its file and reads what is there by itself; what is found instead may still be `pg_ctl`, which SIGHUP would end.
+pub(crate) fn hang_up(data_dir: &Path) -> Result<bool, FenceError> {
+    let target = Target::new(data_dir)?;
+    let pid = read_pid_file(data_dir).map(|(pid, _)| pid).filter(|pid| *pid > 1);
+    let Some(member) = pid.and_then(|pid| target.member(pid)) else { return Ok(false) };
+    target.signal(member, Signal::HUP);
+    Ok(true)
+}
+
 /// Sends one process of the data directory a signal.
 pub(crate) fn signal_member(data_dir: &Path, pid: i32, signal: Signal) -> Result<(), FenceError> {
     let target = Target::new(data_dir)?;

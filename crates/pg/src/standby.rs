@@ -122,10 +122,9 @@ impl Instance {
     /// # Errors
     /// The file could not be written.
     pub async fn follow(&self, upstream: &Upstream, slot: Option<&str>) -> Result<(), Error> {
-        if write_upstream(self.config(), Some(upstream), slot)? {
-            self.reload()?;
-        }
-        Ok(())
+        write_upstream(self.config(), Some(upstream), slot)?;
+        // Also when the file says so already: a server that was just being started may have read it before.
+        self.reload()
     }
 
     /// Ends the startup process' wait between two attempts to stream. SIGHUP wakes it, and sent to it alone it leaves no line in the
