@@ -136,12 +136,15 @@ fn libraries_stay_behind_their_crate() {
 
 #[test]
 fn nothing_is_left_undone() {
-    let found = lines_with("crates", |code| {
-        ["todo!(", "unimplemented!(", "dbg!(", "#[ignore"].iter().any(|word| code.contains(word))
-    });
+    // In two parts: a search of the sources for it does not find the searcher.
+    const IGNORED: &str = concat!("#[", "ignore");
+    let unfinished = ["todo!(", "unimplemented!(", "dbg!("];
+    let found = lines_with("crates", |code| unfinished.iter().any(|word| code.contains(word)));
     assert_none("unfinished", &found);
-    let found = lines_with("tests", |code| code.contains("#[ignore"));
-    assert_none("ignored tests prove nothing", &found);
+    for dir in ["crates", "tests", "benches"] {
+        let found = lines_with(dir, |code| code.contains(IGNORED));
+        assert_none("ignored tests prove nothing", &found);
+    }
 }
 
 #[test]

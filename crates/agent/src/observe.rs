@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use quorate_ha::cluster::Tags;
 use quorate_ha::facts::{Endpoint, OperationFacts, OperationKind, Process, Role};
-use quorate_ha::placement::HEARD;
 use quorate_ha::{
     ClusterView, InstanceFacts, LocalPolicy, Moment, Observation, Policy, StoreFacts, VoterFacts,
 };
@@ -184,6 +183,9 @@ fn until(scheduled_at: &str) -> Option<Duration> {
     Some(Duration::try_from(left).unwrap_or(Duration::ZERO))
 }
 
+/// A voter that has answered within this time is well: several heartbeats, or as many round trips.
+const ANSWERING: (Duration, u32) = (Duration::from_millis(500), 2);
+
 /// What this node knows about the voters of the store.
 async fn voters(shared: &Shared, now: Moment) -> VoterFacts {
     let me = shared.handle.header().member_id;
@@ -191,13 +193,12 @@ async fn voters(shared: &Shared, now: Moment) -> VoterFacts {
     let mut voters = VoterFacts { leads_here, ..VoterFacts::default() };
     shared.evidence.fill(now, shared.handle.patience(FRESH), &mut voters);
     if leads_here {
-        let answering = shared.handle.answering(shared.handle.patience((HEARD, 2)));
-        let others = shared.handle.members().into_iter().filter(|member| answering.contains(&member.id));
-        voters.others = others.map(|member| member.name).filter(|name| !name.is_empty()).collect();
-        // The leader looks into its own memory; one that cannot say whom it hears asks nobody to take over.
-        match shared.handle.silence(shared.handle.patience(PATIENCE)).await {
-            Ok(silent) => voters.silent = silent,
-            Err(_) => voters.others.clear(),
+        let answering = shared.handle.answering(shared.handle.patience(ANSWERING));
+        let members = shared.handle.members().into_iter().filter(|member| answering.contains(&member.id));
+        voters.answering = members.map(|member| member.name).filter(|name| !name.is_empty()).collect();
+        // The leader looks into its own memory.
+        if let Ok(silent) = shared.handle.silence(shared.handle.patience(PATIENCE)).await {
+            voters.silent = silent;
         }
     }
     voters

@@ -86,7 +86,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let silence = silent.get(&watched.name).copied().unwrap_or_default();
         // A silence that is long enough needs no other evidence, and an attempt at a node that is cut off takes as long as it may.
         let left = watched.limit.saturating_sub(silence);
-        let refuses = silence >= REFUSED && !left.is_zero() && refuses(&shared, &watched, left).await;
+        let refuses = silence >= REFUSED
+            && tokio::time::timeout(left, refuses(&shared, &watched)).await.unwrap_or(false);
         let refusing = if refuses { BTreeSet::from([watched.name.clone()]) } else { BTreeSet::new() };
         *shared.evidence.found.lock() = Some(Found { at: Moment(boottime()), silent, refusing });
         if refuses || silence >= watched.limit {
@@ -103,13 +104,8 @@ fn until_next(silence: Duration, passed: Duration, limit: Duration) -> Duration 
     matters.map_or(ASK.0, |at| (at - silence).saturating_sub(passed).clamp(ASK.1, ASK.0))
 }
 
-/// Nobody listens on either port of the node: its machine is there, and both processes are not. False also when that is not known
-/// `within` that time.
-async fn refuses(shared: &Shared, watched: &Watched, within: Duration) -> bool {
-    tokio::time::timeout(within, both_refuse(shared, watched)).await.unwrap_or(false)
-}
-
-async fn both_refuse(shared: &Shared, watched: &Watched) -> bool {
+/// Nobody listens on either port of the node: its machine is there, and both processes are not.
+async fn refuses(shared: &Shared, watched: &Watched) -> bool {
     let members = shared.handle.members();
     let Some(member) = members.iter().find(|member| member.name == watched.name) else { return false };
     let peers: Vec<&str> =

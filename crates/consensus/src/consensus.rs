@@ -229,8 +229,8 @@ impl Consensus {
         });
 
         let (send, role) = watch::channel(Role::default());
-        let follow = Followed { peers, last: Arc::clone(&last), role: send, failure: shared.failure.clone() };
-        let metrics = follow_metrics(raft.clone(), log.clone(), follow);
+        let (failure, followed) = (shared.failure.clone(), Arc::clone(&last));
+        let metrics = follow_metrics(raft.clone(), log.clone(), peers, followed, send, failure);
         let role_task = tokio::spawn(metrics);
         let snapshot_task = tokio::spawn(write_snapshots(raft.clone(), Arc::clone(&shared)));
         let apply = Mutex::new(Some(apply));
@@ -660,21 +660,19 @@ async fn write_snapshots(raft: Raft, shared: Arc<Shared>) {
     }
 }
 
-/// Who hears of changes.
-struct Followed {
-    peers: Peers,
-    last: Arc<LastConfirmation>,
-    role: watch::Sender<Role>,
-    failure: watch::Sender<Option<String>>,
-}
-
 /// Turns openraft's metrics into roles, and its end into the member's failure.
 ///
 /// openraft publishes its last words and then drops what they are published with: either may be noticed first. So after the
 /// end of a channel the last words are read once more. An end without any (a panic) is a failure too: an orderly end
 /// aborts this task before.
-async fn follow_metrics(raft: Raft, log: Log, to: Followed) {
-    let Followed { peers, last, role, failure } = to;
+async fn follow_metrics(
+    raft: Raft,
+    log: Log,
+    peers: Peers,
+    last: Arc<LastConfirmation>,
+    role: watch::Sender<Role>,
+    failure: watch::Sender<Option<String>>,
+) {
     let mut servers = raft.server_metrics();
     let mut metrics = raft.metrics();
     let mut known = None;

@@ -52,7 +52,7 @@ pub struct VoterFacts {
     /// The store's leader is this node.
     pub leads_here: bool,
     /// The other voters of the store that have just answered its leader, which is this node, by member name.
-    pub others: BTreeSet<String>,
+    pub answering: BTreeSet<String>,
     /// For how long the store's leader has heard nothing from a voter, by member name; the leader itself and voters that
     /// it has just heard are not listed. A new leader counts from its election.
     pub silent: BTreeMap<String, Duration>,

@@ -14,20 +14,16 @@
 //!   a witness that answers ─► a standby that answers, the most caught up first ─► nobody: it stays here
 //! ```
 //!
-//! A witness is a voter that has never been a member of this cluster. "Answers" is what the leader itself heard within
-//! [`HEARD`]: a voter that is silent is never asked, because the store would stand still until it elects again. With nobody
+//! A witness is a voter that has never been a member of this cluster. "Answers" is what the leader itself has just heard from it:
+//! any other voter is never asked, because the store would stand still until it elects again. That one is not silent yet is
+//! not enough: a leader that was just elected has heard nobody, and one of the others may be why it was elected. With nobody
 //! else the two coincide, and nothing is tried. Losing the store's leader demotes nobody: renewals wait for the next one within the
 //! lease.
 
 use std::cmp::Reverse;
 
-use std::time::Duration;
-
 use crate::action::Action;
 use crate::context::Context;
-
-/// A voter that was heard within this time is well: several heartbeats.
-pub const HEARD: Duration = Duration::from_millis(500);
 
 /// On the primary: Some if the store's leader is here and could be elsewhere.
 pub(crate) fn away(context: &Context<'_>) -> Option<Action> {
@@ -35,9 +31,7 @@ pub(crate) fn away(context: &Context<'_>) -> Option<Action> {
     if !voters.leads_here {
         return None;
     }
-    let silent = |name: &str| voters.silent.get(name).is_some_and(|silence| *silence >= HEARD);
-    let mut to: Vec<&String> =
-        voters.others.iter().filter(|name| *name != context.me && !silent(name)).collect();
+    let mut to: Vec<&String> = voters.answering.iter().collect();
     let record = |name: &str| {
         context.view.members.get(name).map(|key| &key.value).or_else(|| context.o.remembered.get(name))
     };

@@ -46,12 +46,12 @@ const POLL: Duration = Duration::from_millis(5);
 /// Whom WAL was asked from last, in a comment: in the same file, so that both change at once.
 const ASKED: &str = "# asked for WAL: ";
 
-/// Writes upstream and slot; who was asked stays when nobody is asked any more. True: the file changed.
+/// Writes upstream and slot; who was asked stays when nobody is asked any more.
 pub(crate) fn write_upstream(
     config: &InstanceConfig,
     upstream: Option<&Upstream>,
     slot: Option<&str>,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     let asked = match upstream {
         Some(upstream) => Some(upstream.name.clone()).filter(|name| !name.contains(char::is_control)),
         None => asked(config),
@@ -62,7 +62,8 @@ pub(crate) fn write_upstream(
     let text =
         format!("{asked}primary_conninfo = {}\nprimary_slot_name = {}\n", quoted(&conninfo), quoted(slot));
     let paths = Paths(config);
-    Ok(files::replace_if_changed(&paths.inside(STANDBY), text.as_bytes(), 0o600, paths.owner())?)
+    files::replace_if_changed(&paths.inside(STANDBY), text.as_bytes(), 0o600, paths.owner())?;
+    Ok(())
 }
 
 /// What [`write_upstream`] wrote, for an instance that answers no questions yet.

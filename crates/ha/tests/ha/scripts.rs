@@ -197,7 +197,7 @@ impl Script {
             primary_lease: leads.then(|| LeaseFacts { id: LeaseId(7), valid_until: until(104) }),
             scheduled_in: None,
             voters: VoterFacts {
-                others: ["n1", "n2", "n3"].map(str::to_owned).into_iter().filter(|n| n != me).collect(),
+                answering: ["n1", "n2", "n3"].map(str::to_owned).into_iter().filter(|n| n != me).collect(),
                 ..VoterFacts::default()
             },
         };
@@ -541,10 +541,13 @@ impl Script {
                 let voters = &mut self.o.voters;
                 voters.leads_here = words.has("leads");
                 if words.has("alone") {
-                    voters.others.clear();
+                    voters.answering.clear();
                 }
                 if let Some(witness) = words.1.get("witness") {
-                    voters.others.insert((*witness).to_owned());
+                    voters.answering.insert((*witness).to_owned());
+                }
+                if let Some(mute) = words.1.get("mute") {
+                    voters.answering.remove(*mute);
                 }
             }
             "silent" => {
