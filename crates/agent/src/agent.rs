@@ -61,8 +61,11 @@ use crate::shared::{REQUESTS, Request, Shared};
 use crate::watch::{Seen, follow};
 use crate::{chronicle, exit, peer, snapshot, suspicion, watchdog};
 
-/// The shortest time from one tick to the next: a storm of wake-ups must not take the processor from the voter.
+/// The shortest time from one tick to the next, on average: a storm of wake-ups must not take the processor from the voter.
 const SHORTEST: Duration = Duration::from_millis(20);
+/// By so much may ticks be ahead of that average: the steps of a promotion wake everybody several times within a moment, and
+/// somebody waits for each.
+const BURST: Duration = Duration::from_millis(100);
 /// From what an operation was for to its end, which is a look of its own away.
 const ENDS: Duration = Duration::from_millis(50);
 /// The nap after a list of actions that failed: soon, but not at once, for the cause may last.
@@ -312,8 +315,10 @@ impl Loop {
     async fn run(mut self, mut stop: watch::Receiver<Option<Stop>>, failed: watch::Sender<Option<String>>) {
         let mut fence = self.shared.fence.watch();
         let mut leadership = self.shared.handle.leadership();
+        let mut on_average = Instant::now();
         loop {
             let began = Instant::now();
+            on_average = on_average.max(began) + SHORTEST;
             let nap = match self.tick().await {
                 Ok(nap) => nap,
                 Err(Fatal(why)) => {
@@ -337,7 +342,7 @@ impl Loop {
                 Some(Stop::HandOver(until)) => return self.hand_over(until).await,
                 // Neither is a storm: a decision that got further and wants to be asked again at once, an operation that ended.
                 None if nap.is_zero() || self.slot.has_ended() => {}
-                None => tokio::time::sleep_until(began + SHORTEST).await,
+                None => tokio::time::sleep_until(on_average.checked_sub(BURST).unwrap_or(began)).await,
             }
         }
     }

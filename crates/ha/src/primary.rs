@@ -116,6 +116,10 @@ fn holder(context: &Context<'_>, guard: LockGuard, running: &Running, primary: &
             actions.push(Action::ConfirmSyncEffective { names });
             soon = true;
         }
+        Step::Attach(names) => {
+            reason = format!("waiting until enough of '{names}' stream");
+            soon = true;
+        }
         Step::Confirm(names) => {
             reason = format!("making sure that '{names}' is in effect");
             actions.push(Action::ConfirmSyncEffective { names });

@@ -32,6 +32,9 @@
 //! - The named leader has every commit acknowledged under the document (it made them, or it was promoted by the rule
 //!   above), so it may always be promoted again.
 //!
+//! Step 3 holds commits up for a moment (the barrier of `pg`). It is not taken before enough of the new entry stream: until then the
+//! position could not be reached anyway, and after a promotion the first commits wait for those very standbys.
+//!
 //! When the standby that commits wait for is gone, the next entry (another standby, or the primary alone) is *appended*
 //! and becomes the target: the others stay listed until the target is caught up. Nothing is ever removed from the list but
 //! by step 4.
@@ -53,6 +56,8 @@ pub enum Step {
     Write(Option<SyncDocument>),
     /// Change the GUC to this value.
     Set(String),
+    /// Too few of those that this value names stream: nothing to make sure of yet.
+    Attach(String),
     /// Make sure that this value is in effect everywhere.
     Confirm(String),
     /// The new entry has not caught up with this position yet.
@@ -129,20 +134,17 @@ pub fn step(state: &State<'_>, wanted: Option<&SyncEntry>) -> Step {
     if document.entries.len() == 1 {
         return Step::Settled;
     }
-    match state.effective {
-        Some(effective) if effective.names == value => {
-            let caught_up = target
-                .members
-                .iter()
-                .filter(|member| state.flushed.get(*member) >= Some(&effective.at))
-                .count();
-            if caught_up >= target.confirm {
-                Step::Write(Some(SyncDocument { leader: me, entries: vec![target.clone()] }))
-            } else {
-                Step::CatchUp(effective.at)
-            }
+    let enough = |at: Lsn| {
+        let there = target.members.iter().filter(|member| state.flushed.get(*member) >= Some(&at));
+        there.count() >= target.confirm
+    };
+    match state.effective.filter(|effective| effective.names == value) {
+        Some(effective) if enough(effective.at) => {
+            Step::Write(Some(SyncDocument { leader: me, entries: vec![target.clone()] }))
         }
-        Some(_) | None => Step::Confirm(value),
+        Some(effective) => Step::CatchUp(effective.at),
+        None if enough(Lsn::default()) => Step::Confirm(value),
+        None => Step::Attach(value),
     }
 }
 

@@ -8,10 +8,11 @@
 //! # A signal that is lost
 //!
 //! The startup process looks for the request to promote only when it has nothing left to read, between two attempts to stream. If
-//! the request comes while an attempt is under way (the upstream has just gone, so that takes a moment), it ends the attempt,
-//! and then, because the attempt before it was a moment ago too, waits until `wal_retrieve_retry_interval` is over: half a second in which
-//! nothing happens. So who waits for a promotion looks whether that is where it hangs, and wakes it.
-//! (PostgreSQL 15, `xlogrecovery.c`, `WaitForWALToBecomeAvailable`: the end of `XLOG_FROM_STREAM`.)
+//! the request comes just as it has asked for a receiver (the upstream has gone a moment ago, so it asks again and again), it
+//! takes back the one that is not there yet, and then, because the attempt before was a moment ago too, waits until
+//! `wal_retrieve_retry_interval` is over: half a second in which nothing happens. (A receiver that is there wakes it by its end.) So who
+//! waits for a promotion looks whether that is where it hangs, and wakes it. (PostgreSQL 15, `xlogrecovery.c`,
+//! `WaitForWALToBecomeAvailable`: the end of `XLOG_FROM_STREAM`; `walreceiverfuncs.c`, `ShutdownWalRcv`.)
 
 use std::collections::BTreeSet;
 use std::future::Future;

@@ -86,7 +86,7 @@ impl World {
         };
         let mut next = self.clone();
         match step(&state, Some(&entry(wanted))) {
-            Step::Settled | Step::CatchUp(_) => {}
+            Step::Settled | Step::Attach(_) | Step::CatchUp(_) => {}
             Step::Write(document) => {
                 let document = document.expect("the mode is on");
                 next.document = Some(document.entries.iter().map(mask).collect());

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::lab::*;
-use quorate_ha::facts::{DataDirectory, Lsn, Receiver, Role, SyncState, TimelineId};
+use quorate_ha::Upstream;
+use quorate_ha::facts::{DataDirectory, Endpoint, Lsn, Receiver, Role, SyncState, TimelineId};
 use quorate_pg::sync_names::{Method, NOBODY, render};
 use quorate_pg::{Error, Progress, Rewound, StopMode};
 use rustix::process::Signal;
@@ -304,6 +305,49 @@ async fn a_change_of_the_sync_set_is_in_effect_or_an_error() {
         tokio::time::timeout(Duration::from_millis(100), write).await.is_err(),
         "nothing is acknowledged"
     );
+}
+
+/// The request comes with the start of a receiver, in one breath of the postmaster. The startup process then takes back the receiver
+/// that is not there yet, and PostgreSQL alone would let it wait until `wal_retrieve_retry_interval` is over.
+#[tokio::test]
+async fn a_promotion_does_not_wait_for_the_next_attempt_to_stream() {
+    const DOES: &str = "SELECT pid, wait_event FROM pg_stat_activity WHERE backend_type = 'startup'";
+    const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+    let Some(mut lab) = lab() else { return };
+    let primary = lab.primary("primary").await;
+    let heir = lab.standby("heir", &primary).await;
+    run(&heir, "ALTER SYSTEM SET wal_retrieve_retry_interval = '1h'").await;
+    let nowhere = Endpoint { host: "127.0.0.1".to_owned(), port: free_port() };
+    heir.follow(&Upstream { name: "nowhere".to_owned(), endpoint: nowhere }, None).await.unwrap();
+
+    let observer = client(&heir).await.unwrap();
+    let startup = async || {
+        let row = observer.query_one(DOES, &[]).await.unwrap();
+        (row.get::<_, i32>(0), row.get::<_, Option<String>>(1).unwrap_or_default())
+    };
+    let dozes = "RecoveryRetrieveRetryInterval";
+    eventually("an attempt has failed", async || startup().await.1 == dozes).await;
+    let sessions = async || observer.query_one(SESSIONS, &[]).await.unwrap().get::<_, i64>(0);
+    let before = sessions().await;
+
+    let postmaster = postmaster(&heir);
+    let permission = async {
+        // It is asked for while the session of the promotion is made, which needs the postmaster.
+        eventually("the session of the promotion", async || sessions().await > before).await;
+        signal(postmaster, Signal::STOP);
+        signal(startup().await.0, Signal::HUP);
+        eventually("it asks for a receiver", async || startup().await.1 == "RecoveryWalStream").await;
+        Ok::<(), Error>(())
+    };
+    let requested = async {
+        let request = heir.config().data_dir.join("promote");
+        eventually("the request", async || request.exists()).await;
+        signal(postmaster, Signal::CONT);
+    };
+    let slots = BTreeSet::new();
+    let promotion = async { tokio::join!(heir.promote(TimelineId(2), &slots, permission), requested).0 };
+    let promoted = tokio::time::timeout(DEADLINE, promotion).await.expect("within the deadline").unwrap();
+    assert_eq!(promoted.timeline, TimelineId(2));
 }
 
 /// What was rewound needs WAL up to where its source was then. When that source is replaced by a standby that had less, nobody can
