@@ -56,6 +56,8 @@ pub(crate) struct Memory {
     /// A life of the server, and the names proven to be in effect in it.
     pub(crate) sync_proven: Option<(String, String)>,
     pub(crate) sync_effective: Option<SyncEffective>,
+    /// When the configuration was loaded, and whether a parameter of it waits for a restart.
+    pub(crate) pending_restart: Option<(String, bool)>,
 }
 
 impl Instance {

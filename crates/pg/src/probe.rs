@@ -40,23 +40,33 @@ use crate::standby::{nonsense, upstream_of, written_upstream};
 pub const PROBE_DEADLINE: Duration = quorate_ha::budget::PROBE;
 const WHAT: &str = "probe";
 
-const SQL: &str = "\
+/// What is asked. The functions and not the views over them, and of each role only what is read: three nodes that share two
+/// processors wait for one another's answers in the middle of a failover. `known` is the time of the reload for which it is known
+/// whether a restart is pending, because looking through all parameters costs as much as the rest.
+fn sql(known: &str) -> String {
+    format!(
+        "\
 SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_postmaster_start_time()::text, \
-       EXISTS (SELECT 1 FROM pg_settings WHERE pending_restart), current_setting('synchronous_standby_names'), \
-       current_setting('primary_conninfo'), \
+       pg_conf_load_time()::text, \
+       CASE WHEN pg_conf_load_time()::text <> '{known}' \
+            THEN EXISTS (SELECT 1 FROM pg_show_all_settings() WHERE pending_restart) END, \
+       current_setting('synchronous_standby_names'), current_setting('primary_conninfo'), \
        CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn()::text END, \
        CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
        (SELECT timeline_id FROM pg_control_checkpoint()), \
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()::text END, \
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text END, \
        CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
-       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), \
-       EXISTS (SELECT 1 FROM pg_stat_activity WHERE backend_type = 'startup' \
-               AND wait_event = 'RecoveryRetrieveRetryInterval'); \
-SELECT application_name, state, flush_lsn::text, replay_lsn::text, sync_state FROM pg_stat_replication \
-       ORDER BY application_name, pid; \
+       CASE WHEN pg_is_in_recovery() THEN \
+            (SELECT string_agg(concat_ws(' ', backend_type, wait_event), ',') FROM pg_stat_get_activity(NULL) \
+             WHERE backend_type IN ('startup', 'walreceiver')) END; \
+SELECT application_name, sender.state, flush_lsn::text, replay_lsn::text, sync_state \
+       FROM pg_stat_get_wal_senders() sender JOIN pg_stat_get_activity(NULL) USING (pid) \
+       WHERE NOT pg_is_in_recovery() ORDER BY application_name, pid; \
 SELECT slot_name, active, slot_type FROM pg_replication_slots ORDER BY slot_name; \
-SELECT status, sender_host, sender_port, received_tli FROM pg_stat_wal_receiver";
+SELECT status, sender_host, sender_port, received_tli FROM pg_stat_wal_receiver"
+    )
+}
 
 /// What the disk and the process table say.
 struct Seen {
@@ -171,7 +181,8 @@ impl Instance {
     }
 
     async fn answer(&self, deadline: Duration) -> Result<Vec<Rows>, QueryError> {
-        self.on_kept_session(WHAT, SQL, deadline).await
+        let known = self.inner().memory.lock().pending_restart.as_ref().map(|(loaded, _)| loaded.clone());
+        self.on_kept_session(WHAT, &sql(&known.unwrap_or_default()), deadline).await
     }
 
     /// One round trip, on the kept connection if it is alive. It is put back only after a complete answer.
@@ -195,6 +206,15 @@ impl Instance {
         Ok(results)
     }
 
+    /// What was found for the reload of this time, now or before.
+    fn pending_restart(&self, loaded: String, found: Option<String>) -> bool {
+        let mut memory = self.inner().memory.lock();
+        if let Some(found) = found {
+            memory.pending_restart = Some((loaded, found == "t"));
+        }
+        memory.pending_restart.as_ref().is_some_and(|(_, pending)| *pending)
+    }
+
     fn read(&self, now: Moment, seen: &Seen, results: &[Rows]) -> Result<RunningFacts, Error> {
         let [main, replication, slots, receiver] = results else {
             return Err(nonsense(WHAT, format!("{} result sets", results.len())));
@@ -204,10 +224,11 @@ impl Instance {
         let required = |at: usize| text(at).ok_or_else(|| nonsense(WHAT, format!("NULL in column {at}")));
         let lsn = |text: Option<String>| text.and_then(|text| text.parse::<Lsn>().ok()).unwrap_or_default();
         let incarnation = required(2)?;
-        let checkpoint_timeline: u32 = required(8)?.parse().unwrap_or(0);
+        let pending_restart = self.pending_restart(required(3)?, text(4));
+        let checkpoint_timeline: u32 = required(9)?.parse().unwrap_or(0);
 
         let (timeline, role) = if required(0)? == "f" {
-            let timeline = u32::from_str_radix(&required(7)?, 16)
+            let timeline = u32::from_str_radix(&required(8)?, 16)
                 .map_err(|_| nonsense(WHAT, "no WAL file name".to_owned()))?;
             let mut memory = self.inner().memory.lock();
             let since = match &memory.primary {
@@ -224,20 +245,21 @@ impl Instance {
             });
             drop(memory);
             let facts = PrimaryFacts {
-                written: lsn(text(6)),
+                written: lsn(text(7)),
                 oldest: seen.oldest,
                 since,
                 checkpointed: checkpoint_timeline == timeline,
                 replicas: replication.iter().map(|row| replica(row)).collect(),
-                synchronous_standby_names: required(4)?,
+                synchronous_standby_names: required(5)?,
                 sync_effective,
                 forked: forked(&self.config().data_dir, TimelineId(timeline)),
             };
             (TimelineId(timeline), Role::Primary(facts))
         } else {
             self.inner().memory.lock().primary = None;
-            let replayed = lsn(text(10));
-            let received = lsn(text(9)).max(replayed);
+            let replayed = lsn(text(11));
+            let received = lsn(text(10)).max(replayed);
+            let helpers = text(13).unwrap_or_default();
             let row = receiver.first().filter(|row| row.first().is_some_and(Option::is_some));
             let cell = |at: usize| row.and_then(|row| row.get(at).cloned().flatten());
             let receiver = match (cell(0).as_deref(), cell(1)) {
@@ -246,7 +268,7 @@ impl Instance {
                     Receiver::Streaming { from: Endpoint { host, port } }
                 }
                 (Some(_), _) => Receiver::Waiting,
-                (None, _) if text(12).as_deref() != Some("0") => Receiver::Waiting,
+                (None, _) if helpers.contains("walreceiver") => Receiver::Waiting,
                 (None, _) => Receiver::Gone,
             };
             let receiving = cell(3).and_then(|timeline| timeline.parse().ok());
@@ -266,10 +288,10 @@ impl Instance {
                 received,
                 replayed,
                 receiver,
-                upstream: upstream_of(&text(5).unwrap_or_default()),
+                upstream: upstream_of(&text(6).unwrap_or_default()),
                 // The receiver starts only when everything local is replayed, and its position outlives it.
-                complete: text(9).is_some() || text(13).as_deref() == Some("t"),
-                replay_paused: text(11).as_deref() == Some("t"),
+                complete: text(10).is_some() || helpers.contains("startup RecoveryRetrieveRetryInterval"),
+                replay_paused: text(12).as_deref() == Some("t"),
             };
             (TimelineId(timeline), Role::Standby(facts))
         };
@@ -278,7 +300,7 @@ impl Instance {
             role,
             server_version: required(1)?.parse().unwrap_or(0),
             postmaster_start_time: incarnation,
-            pending_restart: required(3)? == "t",
+            pending_restart,
             slots: slots.iter().filter_map(|row| slot(row)).collect(),
         })
     }
